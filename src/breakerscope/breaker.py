@@ -1,0 +1,147 @@
+"""CircuitBreaker: what an application holds in its hands."""
+
+from __future__ import annotations
+
+import random as _random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
+
+from breakerscope.classify import EVERY_EXCEPTION_FAILS, Classifier
+from breakerscope.events import Event, EventType, State
+from breakerscope.gate import SYSTEM_CLOCK, Clock, Gate, Reading
+from breakerscope.hub import Hub, SubscribeOptions, Subscription, default_hub
+from breakerscope.ledger import DEFAULT_BUCKETS, checked_buckets
+from breakerscope.policy import Policy
+from breakerscope.protect import Guard, Protector
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class BreakerNameError(ValueError):
+    """A breaker name cannot be. The message says what is allowed."""
+
+
+class Parts(TypedDict, total=False):
+    """What a breaker can be built from, besides its name and policy."""
+
+    classifier: Classifier
+    buckets: Sequence[float]
+    clock: Clock
+    random: Callable[[], float]
+    hub: Hub
+
+
+class CircuitBreaker:
+    """A circuit breaker. Thread-safe and task-safe; one object serves sync and async calls.
+
+    `@breaker` protects a function of any kind, `breaker.call(fn, ...)` one call,
+    `with breaker.guard():` a block. A refused call raises CircuitBreakerOpenError.
+
+    Raises BreakerNameError for an empty name, BucketsError for impossible buckets. `clock` and
+    `random` are for tests: seconds, and a number from 0 to 1 for the jitter.
+    """
+
+    __slots__ = ("__weakref__", "_gate", "_hub", "_protector", "classifier")
+
+    def __init__(self, name: str, policy: Policy | None = None, **parts: Unpack[Parts]) -> None:
+        if not isinstance(name, str) or not name.strip():
+            raise BreakerNameError(f"name={name!r}: allowed is text that is not empty")
+        clock = parts.get("clock", SYSTEM_CLOCK)
+        self._hub = parts.get("hub", default_hub)
+        self.classifier = parts.get("classifier", EVERY_EXCEPTION_FAILS)
+        self._gate = Gate(
+            name,
+            policy or Policy(),
+            buckets=checked_buckets(parts.get("buckets", DEFAULT_BUCKETS)),
+            clock=clock,
+            random=parts.get("random", _random.random),
+            hub=self._hub,
+        )
+        self._protector = Protector(self._gate, self.classifier, clock, self._hub)
+
+    @property
+    def name(self) -> str:
+        """The name, which is the label `breaker` in all telemetry."""
+        return self._gate.name
+
+    @property
+    def policy(self) -> Policy:
+        """The rules."""
+        return self._gate.policy
+
+    @property
+    def buckets(self) -> tuple[float, ...]:
+        """The upper bounds of the duration histogram, in seconds."""
+        return self._gate.buckets
+
+    @property
+    def state(self) -> State:
+        """The present state. An open breaker whose wait is over stays open until a call asks."""
+        return self._gate.state
+
+    def read(self) -> Reading:
+        """All counters and figures at this moment, exact and consistent with each other."""
+        return self._gate.read()
+
+    # -- protected calls ----------------------------------------------------------------------------
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        """Protect a function: def, async def, generator, async generator, method or classmethod."""
+        return self._protector.wrap(fn)
+
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `fn` through the breaker. For a coroutine function, returns an awaitable."""
+        return self._protector.call(fn, *args, **kwargs)
+
+    def guard(self) -> Guard:
+        """One protected block, for `with` and `async with`."""
+        return self._protector.guard()
+
+    # -- manual control -----------------------------------------------------------------------------
+
+    def force_open(self, reason: str | None = None) -> None:
+        """Refuse every call until `reset`, `disable` or `adopt`. `reason` goes into the event."""
+        self._gate.command(lambda machine, now: machine.force_open(now, reason))
+
+    def disable(self, reason: str | None = None) -> None:
+        """Admit every call, and go on observing, until `reset`, `force_open` or `adopt`."""
+        self._gate.command(lambda machine, now: machine.disable(now, reason))
+
+    def reset(self, reason: str | None = None) -> None:
+        """Close, and forget the window and the back-off. Counters go on."""
+        self._gate.command(lambda machine, now: machine.reset(now, reason))
+
+    @contextmanager
+    def isolated(self, reason: str | None = None) -> Iterator[None]:
+        """Refuse every call inside the block. Blocks may nest and overlap, also between threads.
+
+        A manual command given meanwhile takes effect when the last block has ended; without one, the breaker goes
+        on as it was before (an open one with the rest of its wait).
+        """
+        self._gate.command(lambda machine, now: machine.isolate(now, reason))
+        try:
+            yield
+        finally:
+            self._gate.command(lambda machine, now: machine.end_isolation(now, reason))
+
+    # -- events -------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        listener: Callable[[Any], object],
+        /,
+        *types: EventType,
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription:
+        """Call `listener` with the events of this breaker; see `breakerscope.subscribe`."""
+        options["breaker"] = self.name
+        return self._hub.subscribe(_typed(listener), *types, **options)
+
+    def __repr__(self) -> str:
+        return f"<CircuitBreaker {self.name!r} {self.state}>"
+
+
+def _typed(listener: Callable[[Any], object]) -> Callable[[Event], object]:
+    return listener

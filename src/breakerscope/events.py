@@ -1,0 +1,125 @@
+"""What can happen to a breaker, as values.
+
+Every event is frozen, slotted and keyword-only. Together they are the closed union `Event`.
+`seq` numbers the events of one breaker in the order in which they happened: it is given under the
+breaker's lock, so a consumer can always restore the order. Numbers of successes that nobody
+subscribed to are skipped, not reused. `at` is wall-clock time for people and decides nothing.
+No event carries the arguments, the result or the error message of the protected call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """The state of a breaker. The values are label values in metrics, logs and traces."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+    FORCED_OPEN = "forced_open"
+    DISABLED = "disabled"
+
+
+class Outcome(StrEnum):
+    """How a call that asked ended. Each call that asked ends in exactly one of these."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IGNORED = "ignored"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+
+SETTLED_OUTCOMES = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED, Outcome.CANCELLED)
+"""The outcomes of calls that were admitted."""
+
+
+class Cause(StrEnum):
+    """Why a breaker changed its state."""
+
+    CONSECUTIVE_FAILURES = "consecutive_failures"
+    FAILURE_COUNT = "failure_count"
+    FAILURE_RATE = "failure_rate"
+    SLOW_CALL_RATE = "slow_call_rate"
+    WAIT_ELAPSED = "wait_elapsed"
+    PROBES_SUCCEEDED = "probes_succeeded"
+    PROBE_FAILED = "probe_failed"
+    FORCE_OPEN = "force_open"
+    DISABLE = "disable"
+    RESET = "reset"
+    RELEASE = "release"
+    ADOPT = "adopt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSettled:
+    """An admitted call ended.
+
+    `state` is the state that admitted it. `duration` is the time inside the protected function, in
+    seconds. `error` is the qualified name of the exception's class, or the text given to
+    `Guard.fail()`; never the exception's message. `slow` says whether the call took at least the
+    policy's `slow_call` seconds. `late` says that the breaker had changed its state in between: such a result
+    is reported and counted in the metrics, but has no say about the new state.
+    """
+
+    breaker: str
+    seq: int
+    at: float
+    state: State
+    outcome: Outcome
+    duration: float
+    error: str | None = None
+    slow: bool = False
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRejected:
+    """A call asked and was refused: the protected function did not run.
+
+    `retry_after` is the time in seconds until the breaker may admit a call again, None if no time
+    is known (forced open). `rejected` counts the rejections of this breaker so far, this one
+    included, so that a listener that sees only some of them still knows how many there were.
+    """
+
+    breaker: str
+    seq: int
+    at: float
+    state: State
+    retry_after: float | None
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChanged:
+    """A breaker changed its state, with the figures at that moment, before anything was forgotten.
+
+    `calls`, `failures` and `slow_calls` are what the window held. The ratios run from 0 to 1 and are
+    None below the policy's minimum number of calls. `open_for` is the wait in seconds chosen for an
+    opening, None otherwise. `rejected` counts the rejections of this breaker so far. `reason` is the
+    text given to a manual command.
+    """
+
+    breaker: str
+    seq: int
+    at: float
+    old: State
+    new: State
+    cause: Cause
+    calls: int
+    failures: int
+    slow_calls: int
+    consecutive_failures: int
+    failure_ratio: float | None
+    slow_call_ratio: float | None
+    open_for: float | None
+    rejected: int
+    reason: str | None = None
+
+
+Event = CallSettled | CallRejected | StateChanged
+EventType = type[CallSettled] | type[CallRejected] | type[StateChanged]
+EVENT_TYPES: tuple[EventType, ...] = (CallSettled, CallRejected, StateChanged)

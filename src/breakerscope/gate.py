@@ -1,0 +1,529 @@
+"""The gate of one breaker: the lock, the clock and the journal around the pure machine.
+
+Every call enters and leaves through here, and every number that anybody reads comes out of here.
+The protected function, the listeners and the classification run outside the lock.
+
+The fast path takes no lock. While the machine is calm (its rule 6), the gate lays out passes, and a
+call takes one: a single atomic `list.pop`. When the call succeeds, was not slow, and nobody watches, its duration goes into the
+journal of the pass: a single atomic `list.append`. Whoever holds the lock next folds the journal
+into the machine and the ledger before it reads or changes anything, so that every reading is exact.
+A call that finds no pass goes the long way, and so does whatever is not a plain success. A pass
+belongs to one generation of the machine, so late results sort themselves out.
+
+In flight = passes given - calls settled. A reading takes the passes back, so the next call after it
+goes the long way and leaves a fresh exemplar.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+from breakerscope.events import (
+    CallRejected,
+    CallSettled,
+    Cause,
+    Event,
+    Outcome,
+    State,
+    StateChanged,
+)
+from breakerscope.hub import Guard, Hub, Routes, Subscription
+from breakerscope.ledger import Durations, Exemplar, Ledger
+from breakerscope.machine import Figures, Machine, Permit, Transition
+from breakerscope.policy import Policy
+
+PASSES = 64
+"""How many passes are laid out at once: the journal is folded about once in so many calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where time comes from: `monotonic` decides, `wall` stamps events. Both return seconds."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+SYSTEM_CLOCK = Clock()
+
+
+class CircuitBreakerOpenError(Exception):
+    """The breaker refused the call; the protected function did not run.
+
+    `breaker` is the name, `state` the state that refused. `retry_after` is the time in seconds
+    until the breaker may admit a call again, None if no time is known (forced open).
+    """
+
+    def __init__(self, breaker: str, state: State, retry_after: float | None = None) -> None:
+        super().__init__(breaker, state, retry_after)
+
+    @property
+    def breaker(self) -> str:
+        return self.args[0]  # type: ignore[no-any-return]
+
+    @property
+    def state(self) -> State:
+        return self.args[1]  # type: ignore[no-any-return]
+
+    @property
+    def retry_after(self) -> float | None:
+        return self.args[2]  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        wait = "" if self.retry_after is None else f"; retry in {self.retry_after:.3g} s"
+        return f"circuit breaker {self.breaker!r} is {self.state}{wait}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Everything about one breaker at one moment, exact: each call that settled before is in it.
+
+    Counters are totals since the breaker was made (in this process). Times are seconds, ratios run
+    from 0 to 1 and are None below the minimum number of calls.
+    """
+
+    breaker: str
+    policy: Policy
+    buckets: tuple[float, ...]
+    state: State
+    entered_at: float
+    figures: Figures
+    open_wait: float
+    durations: Mapping[Outcome, Durations]
+    rejected: int
+    slow: int
+    in_flight: int
+    transitions: Mapping[tuple[State, State, Cause], int]
+    state_seconds: Mapping[State, float]
+
+    @property
+    def calls(self) -> dict[Outcome, int]:
+        """How many calls ended in each outcome."""
+        settled = {outcome: sum(of.counts) for outcome, of in self.durations.items()}
+        return settled | {Outcome.REJECTED: self.rejected}
+
+
+class Pass:
+    """Leave to make calls in one generation, and the journal of those that were plain successes.
+
+    A call that came in the long way has a pass of its own, with a fence that sends it out the same
+    way. `given` and `settled` count the calls of a pass that is shared.
+    """
+
+    __slots__ = ("append", "fence", "given", "journal", "permit", "settled", "watch")
+
+    def __init__(self, permit: Permit, watch: Guard, *, fence: float) -> None:
+        self.permit = permit
+        self.watch = watch
+        self.fence = fence
+        self.journal: list[float] = []
+        self.append = self.journal.append
+        self.given = 0
+        self.settled = 0
+
+
+class Settled(NamedTuple):
+    """How one call ended, before anybody was told."""
+
+    given: Pass
+    duration: float
+    outcome: Outcome
+    error: str | None = None
+    hint: float = 0.0
+
+
+class Gate:
+    """See the top of the file. Thread-safe: every method may be called from any thread or task."""
+
+    __slots__ = (
+        "__weakref__",
+        "_abandoned",
+        "_clock",
+        "_entered_at",
+        "_given",
+        "_hub",
+        "_ledger",
+        "_lock",
+        "_machine",
+        "_outbox",
+        "_pass",
+        "_passes",
+        "_quiet_until",
+        "_retired",
+        "_routes",
+        "_seq",
+        "_settled",
+        "buckets",
+        "name",
+        "policy",
+        "slow_from",
+        "take",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        *,
+        buckets: tuple[float, ...],
+        clock: Clock,
+        random: Callable[[], float],
+        hub: Hub,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.buckets = buckets
+        self._clock = clock
+        self._hub = hub
+        self.slow_from = inf if policy.slow_call is None else policy.slow_call
+        self._machine = Machine(policy, now=clock.monotonic(), random=random)
+        self._passes: list[Pass] = []
+        self.take = self._passes.pop
+        self._routes = Routes((), name)
+        self._seq = 0
+        self._entered_at = clock.wall()
+        self._start_over()
+        hub.attach(self)
+
+    def _start_over(self) -> None:
+        self._lock = threading.Lock()
+        now = self._machine.advance(self._clock.monotonic())
+        self._ledger = Ledger(self.buckets, state=self._machine.state, now=now)
+        self._given = self._settled = 0
+        self._passes.clear()
+        self._retired: list[Pass] = []
+        self._abandoned: list[Settled] = []
+        self._outbox: list[tuple[Subscription, Event | None]] = []
+        self._quiet_until: dict[Subscription, float] = {}
+        self._pass = Pass(
+            self._machine.permit, self._routes.success_guard, fence=self._machine.fence()
+        )
+
+    def _release(self) -> None:
+        """Release the lock, then deliver what happened under it."""
+        outbox = self._outbox
+        if not outbox:
+            self._lock.release()
+            return
+        self._outbox = []
+        self._lock.release()
+        for subscription, event in outbox:
+            if event is None:
+                subscription.ensure_worker()
+            else:
+                subscription.deliver_inline(event)
+
+    # -- a call asks ------------------------------------------------------------------------------
+
+    def enter(self) -> Pass:
+        """The long way in. Raises CircuitBreakerOpenError if the call is refused."""
+        watched = self._routes.rejection_guard()
+        self._lock.acquire()
+        try:
+            now = self._catch_up_locked()
+            permit, retry_after, transition = self._machine.admit(now)
+            if transition is not None:
+                self._changed_locked(transition, now)
+            if permit is not None:
+                return self._give_locked(permit)
+            state = self._machine.state
+            self._reject_locked(state, retry_after, now, watched=bool(watched))
+        finally:
+            self._release()
+        raise CircuitBreakerOpenError(self.name, state, retry_after)
+
+    def _give_locked(self, permit: Permit) -> Pass:
+        current = self._pass
+        if permit is current.permit and not self._passes and self._machine.calm:
+            current.fence = self._machine.fence()
+            self._passes.extend([current] * PASSES)
+            current.given += PASSES
+            self._given += PASSES
+        self._given += 1
+        return Pass(permit, self._routes.success_guard, fence=-inf)
+
+    def _reject_locked(
+        self, state: State, retry_after: float | None, now: float, *, watched: bool
+    ) -> None:
+        self._ledger.rejected += 1
+        self._seq += 1
+        due = [s for s in self._routes.rejected if self._is_due_locked(s, now, watched=watched)]
+        if due:
+            event = CallRejected(
+                breaker=self.name,
+                seq=self._seq,
+                at=self._clock.wall(),
+                state=state,
+                retry_after=retry_after,
+                rejected=self._ledger.rejected,
+            )
+            self._publish_locked(due, event)
+
+    def _is_due_locked(self, subscription: Subscription, now: float, *, watched: bool) -> bool:
+        if subscription.when is not None and not watched:
+            return False
+        if subscription.every:
+            if now < self._quiet_until.get(subscription, -inf):
+                return False
+            self._quiet_until[subscription] = now + subscription.every
+        return True
+
+    def give_back(self, given: Pass) -> None:
+        """The call that entered will not be made after all: as if it had never asked."""
+        self._lock.acquire()
+        try:
+            if given is self._pass or given in self._retired:
+                given.given -= 1
+            self._given -= 1
+            self._machine.release(given.permit)
+        finally:
+            self._release()
+
+    # -- a call ends ------------------------------------------------------------------------------
+
+    def leave(
+        self,
+        given: Pass,
+        duration: float,
+        outcome: Outcome,
+        error: str | None = None,
+        hint: float = 0.0,
+    ) -> None:
+        """The long way out: one call settled, after `duration` seconds inside the function.
+
+        `error` names what went wrong. `hint`: the dependency asks for so many seconds of rest.
+        """
+        wanted = [
+            s
+            for s in self._routes.settled
+            if outcome in s.outcomes and (s.when is None or s.when())
+        ]
+        exemplar = self._hub.exemplar(duration, self._clock.wall)
+        self._lock.acquire()
+        try:
+            now = self._catch_up_locked()
+            settled = Settled(given, duration, outcome, error, hint)
+            self._settle_locked(settled, now, wanted, exemplar)
+        finally:
+            self._release()
+
+    def abandon(self, given: Pass, duration: float, outcome: Outcome, error: str | None) -> None:
+        """A call ended while an object was being finalised.
+
+        Finalisers run wherever the interpreter pleases, also in a thread that holds this very lock.
+        So this never waits: if the lock is taken, its next holder settles the call.
+        """
+        self._abandoned.append(Settled(given, duration, outcome, error))
+        if self._lock.acquire(blocking=False):
+            try:
+                self._catch_up_locked()
+            finally:
+                self._release()
+
+    def _settle_locked(
+        self,
+        settled: Settled,
+        now: float,
+        wanted: Sequence[Subscription],
+        exemplar: Exemplar | None,
+    ) -> None:
+        given, duration, outcome, error, hint = settled
+        slow = duration >= self.slow_from
+        late, transition = self._machine.settle(
+            given.permit, outcome, now=now, slow=slow, hint=hint
+        )
+        self._ledger.add(outcome, duration, slow=slow, exemplar=exemplar)
+        given.settled += 1
+        self._settled += 1
+        self._seq += 1
+        if wanted:
+            event = CallSettled(
+                breaker=self.name,
+                seq=self._seq,
+                at=self._clock.wall(),
+                state=given.permit.state,
+                outcome=outcome,
+                duration=duration,
+                error=error,
+                slow=slow,
+                late=late,
+            )
+            self._publish_locked(wanted, event)
+        if transition is not None:
+            self._changed_locked(transition, now)
+        elif self._machine.calm:
+            self._pass.fence = self._machine.fence()
+        else:
+            self._take_passes_back_locked()
+            self._pass.fence = -inf
+
+    # -- the journal ------------------------------------------------------------------------------
+
+    def _catch_up_locked(self) -> float:
+        """Fold in what was written down without the lock. Returns the present time.
+
+        The journal goes first: its successes happened before the fence, so before the time moves on.
+        """
+        if journal := self._pass.journal:
+            n = self._fold_locked(self._pass, journal)
+            _, transition = self._machine.settle_batch(n)
+        else:
+            transition = None
+        now = self._machine.advance(self._clock.monotonic())
+        if transition is not None:
+            self._changed_locked(transition, now)
+        if self._retired:
+            for old in self._retired:
+                if old.journal:
+                    self._fold_locked(old, old.journal)
+            self._retired = [old for old in self._retired if old.settled < old.given]
+        while self._abandoned:
+            settled = self._abandoned.pop(0)
+            wanted = [
+                s for s in self._routes.settled if settled.outcome in s.outcomes and s.when is None
+            ]
+            self._settle_locked(settled, now, wanted, None)
+        return now
+
+    def _fold_locked(self, given: Pass, journal: list[float]) -> int:
+        n = len(journal)
+        batch = journal[:n]
+        del journal[:n]
+        self._ledger.add_successes(batch)
+        given.settled += n
+        self._settled += n
+        self._seq += n
+        return n
+
+    def _take_passes_back_locked(self) -> None:
+        n = 0
+        passes = self._passes
+        while passes:
+            try:
+                passes.pop()
+            except IndexError:
+                # Another thread took the last one between the question and the answer.
+                break
+            n += 1
+        self._pass.given -= n
+        self._given -= n
+
+    # -- the state changes ------------------------------------------------------------------------
+
+    def _changed_locked(self, transition: Transition, now: float) -> None:
+        self._take_passes_back_locked()
+        if self._pass.settled < self._pass.given:
+            self._retired.append(self._pass)
+        self._pass = Pass(
+            self._machine.permit, self._routes.success_guard, fence=self._machine.fence()
+        )
+        self._ledger.add_transition(transition.old, transition.new, transition.cause, now)
+        self._entered_at = self._clock.wall()
+        self._seq += 1
+        if not self._routes.changed:
+            return
+        figures = transition.figures
+        event = StateChanged(
+            breaker=self.name,
+            seq=self._seq,
+            at=self._entered_at,
+            old=transition.old,
+            new=transition.new,
+            cause=transition.cause,
+            calls=figures.calls,
+            failures=figures.failures,
+            slow_calls=figures.slow_calls,
+            consecutive_failures=figures.consecutive_failures,
+            failure_ratio=figures.failure_ratio,
+            slow_call_ratio=figures.slow_call_ratio,
+            open_for=transition.open_for,
+            rejected=self._ledger.rejected,
+            reason=transition.reason,
+        )
+        self._publish_locked(self._routes.changed, event)
+
+    def command(self, act: Callable[[Machine, float], Transition | None]) -> None:
+        """Give the machine a manual command."""
+        self._lock.acquire()
+        try:
+            now = self._catch_up_locked()
+            transition = act(self._machine, now)
+            if transition is not None:
+                self._changed_locked(transition, now)
+        finally:
+            self._release()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The state after all that has happened so far. An open breaker stays open until a call asks."""
+        self._lock.acquire()
+        try:
+            self._catch_up_locked()
+            return self._machine.state
+        finally:
+            self._release()
+
+    def read(self) -> Reading:
+        """Everything at this moment."""
+        self._lock.acquire()
+        try:
+            now = self._catch_up_locked()
+            self._take_passes_back_locked()
+            ledger = self._ledger
+            return Reading(
+                breaker=self.name,
+                policy=self.policy,
+                buckets=ledger.buckets,
+                state=self._machine.state,
+                entered_at=self._entered_at,
+                figures=self._machine.figures(now),
+                open_wait=self._machine.wait or self.policy.open_for,
+                durations=ledger.durations(),
+                rejected=ledger.rejected,
+                slow=ledger.slow,
+                in_flight=self._given - self._settled,
+                transitions=dict(ledger.transitions),
+                state_seconds=ledger.state_seconds(now),
+            )
+        finally:
+            self._release()
+
+    # -- listeners --------------------------------------------------------------------------------
+
+    def _publish_locked(self, wanted: Sequence[Subscription], event: Event) -> None:
+        context = None
+        for subscription in wanted:
+            if subscription.inline:
+                self._outbox.append((subscription, event))
+                continue
+            if context is None:
+                context = copy_context()
+            subscription.put(context, event)
+            if not subscription.working:
+                self._outbox.append((subscription, None))
+
+    def reroute(self, routes: Routes) -> None:
+        """Another set of listeners, for calls in flight too."""
+        self._lock.acquire()
+        try:
+            self._routes = routes
+            self._quiet_until = {
+                s: until for s, until in self._quiet_until.items() if s in routes.rejected
+            }
+            for given in (self._pass, *self._retired):
+                given.watch = routes.success_guard
+        finally:
+            self._release()
+
+    def start_over_after_fork(self) -> None:
+        """A forked child: the state stays, the counters begin at 0, calls of the parent are late."""
+        self._machine.new_generation()
+        self._start_over()

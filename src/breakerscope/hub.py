@@ -1,0 +1,381 @@
+"""Who hears of events: subscribe, deliver, flush. The only place that calls foreign code.
+
+Two lanes. A queued listener (the default) has a bounded queue and one daemon thread of its own,
+started with its first event. It gets the events of each breaker in the order of `seq`, in the
+context (contextvars) of the call that caused them. When its queue is full, events are dropped and
+counted. An inline listener runs in the thread of the call, after the breaker's lock was released
+and before the call returns; it must be fast.
+
+What a listener raises is counted, and logged once a minute for each listener and type of error. It
+never reaches the call. Events that a listener causes itself are not delivered to listeners but
+counted as dropped: telemetry about telemetry would never end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import Context
+from queue import SimpleQueue
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
+
+from breakerscope.classify import error_name
+from breakerscope.events import (
+    EVENT_TYPES,
+    CallRejected,
+    CallSettled,
+    Event,
+    EventType,
+    Outcome,
+    StateChanged,
+)
+from breakerscope.ledger import Exemplar
+
+Guard = Callable[[], object]
+NEVER: Guard = ().__len__
+"""A guard that says no, at the cost of one C call."""
+ALWAYS: Guard = (None,).__len__
+"""A guard that says yes, at the cost of one C call."""
+
+DEFAULT_QUEUE_SIZE = 10_000
+ERROR_LOG_INTERVAL = 60.0
+MAX_LOGGED_KINDS = 256
+EXIT_FLUSH_SECONDS = 1.0
+
+_log = logging.getLogger("breakerscope")
+_log.addHandler(logging.NullHandler())
+_inside = threading.local()
+_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+_E = TypeVar("_E", CallSettled, CallRejected, StateChanged)
+
+
+class SubscriptionError(ValueError):
+    """A subscription cannot be. The message says what is wrong and what is allowed."""
+
+
+class SubscribeOptions(TypedDict, total=False):
+    """The options of `subscribe`."""
+
+    name: str
+    """How the listener is called in metrics and logs; by default the name of the function."""
+    breaker: str
+    """Only events of the breaker with this name; by default of all, also of future ones."""
+    inline: bool
+    """Call the listener in the thread of the call; by default it has a queue and a thread."""
+    outcomes: Collection[Outcome]
+    """Only `CallSettled` events with these outcomes."""
+    when: Guard
+    """Only if this returns a true value in the thread of the call. Must be cheap, must not raise."""
+    every: float
+    """At most one `CallRejected` of each breaker in so many seconds, the first one at once."""
+    queue_size: int
+    """How many events may wait before further ones are dropped and counted."""
+
+
+class Subscription:
+    """One listener. Undo it with `close()` or by leaving it as a context manager. Thread-safe."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        listener: Callable[[Any], object],
+        types: tuple[EventType, ...],
+        options: SubscribeOptions,
+    ) -> None:
+        self.name = options.get("name") or getattr(listener, "__qualname__", repr(type(listener)))
+        self.types = types
+        self.breaker = options.get("breaker")
+        self.inline = options.get("inline", False)
+        self.outcomes = frozenset(options.get("outcomes", Outcome))
+        self.when = options.get("when")
+        self.every = options.get("every", 0.0)
+        self._hub = hub
+        self._listener = listener
+        self._queue_size = options.get("queue_size", DEFAULT_QUEUE_SIZE)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Begin with an empty queue and no thread."""
+        self._queue: SimpleQueue[tuple[Context, Event] | threading.Event | None] = SimpleQueue()
+        self._worker: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def close(self) -> None:
+        """Stop listening. What is already queued is still delivered. Closing twice is harmless."""
+        self._hub.unsubscribe(self)
+        self._queue.put(None)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def wants(self, breaker: str, event_type: EventType) -> bool:
+        """Whether this listener asked for such events of this breaker."""
+        return event_type in self.types and self.breaker in (None, breaker)
+
+    def put(self, context: Context, event: Event) -> None:
+        """Queue an event. Never blocks and calls no foreign code, so a breaker's lock may be held."""
+        if self._queue.qsize() >= self._queue_size or inside_listener():
+            self._hub.count_dropped(self.name)
+        else:
+            self._queue.put((context, event))
+
+    @property
+    def working(self) -> bool:
+        """Whether the thread of this queue runs."""
+        return self._worker is not None
+
+    def ensure_worker(self) -> None:
+        """Start the thread if there is none. Not to be called under a breaker's lock."""
+        if self._worker is None:
+            with self._starting:
+                if self._worker is None:
+                    worker = threading.Thread(
+                        target=self._work, name=f"breakerscope-{self.name}", daemon=True
+                    )
+                    worker.start()
+                    self._worker = worker
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            if isinstance(job, threading.Event):
+                job.set()
+            else:
+                context, event = job
+                context.run(self.call, event)
+
+    def flush(self, deadline: float) -> bool:
+        """Wait until all that is queued now was delivered; False if the deadline came first."""
+        if self._worker is None or self._worker is threading.current_thread():
+            return True
+        delivered = threading.Event()
+        self._queue.put(delivered)
+        return delivered.wait(max(deadline - time.monotonic(), 0.0))
+
+    def deliver_inline(self, event: Event) -> None:
+        """Call the listener in this thread unless its guard says no. Raises no Exception."""
+        if inside_listener():
+            self._hub.count_dropped(self.name)
+        elif self.when is None or self.when():
+            self.call(event)
+
+    def call(self, event: Event) -> None:
+        """Call the listener in this thread. Raises no Exception."""
+        _inside.listener = True
+        try:
+            self._listener(event)
+        except Exception as error:
+            self._hub.count_error(self.name, error)
+        finally:
+            _inside.listener = False
+
+
+def inside_listener() -> bool:
+    """Whether this thread is running a listener right now."""
+    return getattr(_inside, "listener", False)
+
+
+class Routes:
+    """The subscriptions of one breaker by event type, worked out once for each change of them."""
+
+    __slots__ = ("changed", "rejected", "rejection_guard", "settled", "success_guard")
+
+    def __init__(self, subscriptions: Sequence[Subscription], breaker: str) -> None:
+        self.settled = tuple(s for s in subscriptions if s.wants(breaker, CallSettled))
+        self.rejected = tuple(s for s in subscriptions if s.wants(breaker, CallRejected))
+        self.changed = tuple(s for s in subscriptions if s.wants(breaker, StateChanged))
+        self.success_guard = _any_of(
+            [s.when for s in self.settled if Outcome.SUCCESS in s.outcomes]
+        )
+        """Says whether anybody wants the event of a success that happens here and now."""
+        self.rejection_guard = _any_of([s.when for s in self.rejected if s.when is not None])
+        """Says whether a guarded listener wants the event of a rejection here and now."""
+
+
+def _any_of(guards: Sequence[Guard | None]) -> Guard:
+    """One guard that says yes when any of them does. None always says yes."""
+    real = [guard for guard in guards if guard is not None]
+    if len(real) < len(guards):
+        return ALWAYS
+    if not real:
+        return NEVER
+    if len(real) == 1:
+        return real[0]
+    return lambda: any(guard() for guard in real)
+
+
+class Publisher(Protocol):
+    """What the hub needs of a breaker."""
+
+    name: str
+
+    def reroute(self, routes: Routes) -> None:
+        """The subscriptions have changed."""
+        ...
+
+    def start_over_after_fork(self) -> None:
+        """This is a forked child: the other threads and their calls do not exist here."""
+        ...
+
+
+class Hub:
+    """All subscriptions of a process and the breakers that publish. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
+        self.trace_ids: Callable[[], Mapping[str, str] | None] | None = None
+        """Names the trace of the running call, for exemplars; set by an adapter."""
+        self._start_over()
+        _hubs.add(self)
+
+    def _start_over(self) -> None:
+        self._lock = threading.RLock()
+        self._count_lock = threading.Lock()
+        self._dropped: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._last_logged: dict[tuple[str, str], float] = {}
+
+    def attach(self, publisher: Publisher) -> None:
+        """Tell this breaker who listens, now and at each change."""
+        with self._lock:
+            self._publishers.add(publisher)
+            publisher.reroute(Routes(self._subscriptions, publisher.name))
+
+    @overload
+    def subscribe(
+        self,
+        listener: Callable[[_E], object],
+        event_type: type[_E],
+        /,
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self,
+        listener: Callable[[Event], object],
+        /,
+        *types: EventType,
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription: ...
+    def subscribe(
+        self,
+        listener: Callable[[Any], object],
+        /,
+        *types: EventType,
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription:
+        """Call `listener` with each event of these types; with none named, of all types.
+
+        Raises SubscriptionError for a listener that cannot be called, an unknown event type, a
+        negative `every` or a queue without room.
+        """
+        subscription = Subscription(self, listener, types or EVENT_TYPES, options)
+        if not callable(listener):
+            raise SubscriptionError(f"listener={listener!r}: allowed is a callable with one argument")
+        if unknown := [t for t in subscription.types if t not in EVENT_TYPES]:
+            allowed = ", ".join(t.__name__ for t in EVENT_TYPES)
+            raise SubscriptionError(f"event type {unknown[0]!r}: allowed are {allowed}")
+        if subscription.every < 0:
+            raise SubscriptionError(f"every={subscription.every!r}: allowed are seconds, 0 or more")
+        if options.get("queue_size", 1) < 1:
+            raise SubscriptionError(f"queue_size={options.get('queue_size')!r}: allowed is 1 or more")
+        with self._lock:
+            self._subscriptions += (subscription,)
+            self._reroute()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """What `Subscription.close` does to the list of subscriptions."""
+        with self._lock:
+            self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
+            self._reroute()
+
+    def _reroute(self) -> None:
+        for publisher in self._publishers:
+            publisher.reroute(Routes(self._subscriptions, publisher.name))
+
+    def exemplar(self, duration: float, wall: Callable[[], float]) -> Exemplar | None:
+        """The exemplar for a call that took `duration` seconds and ended in this thread just now."""
+        if self.trace_ids is None:
+            return None
+        try:
+            labels = self.trace_ids()
+        except Exception as error:
+            self.count_error("trace_ids", error)
+            return None
+        return None if labels is None else Exemplar(labels, duration, wall())
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until every event queued so far was delivered. False if `timeout` seconds were not enough."""
+        deadline = time.monotonic() + timeout
+        delivered = [subscription.flush(deadline) for subscription in self._subscriptions]
+        return all(delivered)
+
+    # -- telemetry about the telemetry --------------------------------------------------------------
+
+    def count_dropped(self, listener: str) -> None:
+        """One event was not delivered to a listener."""
+        with self._count_lock:
+            self._dropped[listener] += 1
+
+    def count_error(self, listener: str, error: Exception) -> None:
+        """A listener or a user's predicate raised: count it, and log it once a minute for each type."""
+        key = (listener, error_name(error))
+        now = time.monotonic()
+        with self._count_lock:
+            self._errors[listener] += 1
+            last = self._last_logged.get(key)
+            due = last is None or now - last >= ERROR_LOG_INTERVAL
+            if due:
+                if len(self._last_logged) >= MAX_LOGGED_KINDS:
+                    self._last_logged.clear()
+                self._last_logged[key] = now
+        if due:
+            _log.error(
+                "%s raised %s; the protected calls go on, what it did with this event is lost",
+                *key,
+                exc_info=error,
+            )
+
+    def dropped(self) -> Mapping[str, int]:
+        """How many events were dropped, by the name of the listener; 0 for those that lost none."""
+        return self._counts(self._dropped)
+
+    def errors(self) -> Mapping[str, int]:
+        """How many times a listener raised, by its name; 0 for those that never did."""
+        return self._counts(self._errors)
+
+    def _counts(self, counter: Counter[str]) -> Mapping[str, int]:
+        with self._count_lock:
+            return {s.name: 0 for s in self._subscriptions} | dict(counter)
+
+    def start_over_after_fork(self) -> None:
+        """In a forked child: new locks, empty queues, no threads; the breakers start over as well."""
+        self._start_over()
+        for subscription in self._subscriptions:
+            subscription.start_over()
+        for publisher in self._publishers:
+            publisher.start_over_after_fork()
+        self._reroute()
+
+
+default_hub = Hub()
+
+
+def _after_fork_in_child() -> None:
+    for hub in _hubs:
+        hub.start_over_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(default_hub.flush, EXIT_FLUSH_SECONDS)

@@ -1,0 +1,150 @@
+"""The exact counters of one breaker: what the metrics are read from.
+
+Pure and not thread-safe: the breaker's gate holds a lock around each method. Counters only grow. Each admitted call is in
+one bucket of one histogram, so the counts of a histogram are the count of its outcome.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from breakerscope.events import SETTLED_OUTCOMES, Cause, Outcome, State
+
+DEFAULT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Upper bounds of the duration histogram in seconds: a call to a dependency, from cache to minute."""
+
+MAX_BUCKETS = 64
+
+
+class BucketsError(ValueError):
+    """The bounds of a histogram cannot be. The message names what is wrong."""
+
+
+def checked_buckets(bounds: Sequence[float]) -> tuple[float, ...]:
+    """The bounds as a tuple, if they can be bounds: finite, above 0, rising, at most 64 of them."""
+    numbers = tuple(bounds)
+    if not 1 <= len(numbers) <= MAX_BUCKETS:
+        raise BucketsError(f"buckets: {len(numbers)} bounds given: allowed are 1 to {MAX_BUCKETS}")
+    for bound in numbers:
+        if isinstance(bound, bool) or not isinstance(bound, int | float):
+            raise BucketsError(f"buckets: {bound!r}: allowed are numbers of seconds")
+        if not math.isfinite(bound) or bound <= 0:
+            raise BucketsError(f"buckets: {bound!r}: allowed are finite seconds above 0")
+    for low, high in zip(numbers, numbers[1:], strict=False):
+        if high <= low:
+            raise BucketsError(f"buckets: {low!r} before {high!r}: allowed are rising bounds")
+    return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One observation with the trace it was made in. `at` is wall-clock time in seconds."""
+
+    labels: Mapping[str, str]
+    value: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """A histogram as it was read: a count for each bound and one for what lies above the last one."""
+
+    counts: tuple[int, ...]
+    total_seconds: float
+    exemplars: Mapping[int, Exemplar]
+
+
+class _Histogram:
+    __slots__ = ("bounds", "counts", "exemplars", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+        self.exemplars: dict[int, Exemplar] | None = None
+
+    def add(self, duration: float, exemplar: Exemplar | None) -> None:
+        at = bisect_left(self.bounds, duration)
+        self.counts[at] += 1
+        self.total += duration
+        if exemplar is not None:
+            if self.exemplars is None:
+                self.exemplars = {}
+            self.exemplars[at] = exemplar
+
+    def add_batch(self, durations: list[float]) -> None:
+        """Sorts `durations` in place unless all fall into one bucket, the usual case."""
+        bounds, counts = self.bounds, self.counts
+        self.total += sum(durations)
+        at = bisect_left(bounds, min(durations))
+        if at == bisect_left(bounds, max(durations)):
+            counts[at] += len(durations)
+            return
+        durations.sort()
+        start, n = 0, len(durations)
+        while start < n:
+            at = bisect_left(bounds, durations[start])
+            end = n if at == len(bounds) else bisect_right(durations, bounds[at], start)
+            counts[at] += end - start
+            start = end
+
+    def read(self) -> Durations:
+        return Durations(tuple(self.counts), self.total, dict(self.exemplars or ()))
+
+
+class Ledger:
+    """What has happened since the breaker was made (in this process)."""
+
+    __slots__ = ("_entered", "_seconds", "_state", "buckets", "histograms", "rejected", "slow", "transitions")
+
+    def __init__(self, buckets: tuple[float, ...], *, state: State, now: float) -> None:
+        self.buckets = buckets
+        self.histograms: dict[Outcome, _Histogram] = {}
+        self.rejected = 0
+        self.slow = 0
+        self.transitions: Counter[tuple[State, State, Cause]] = Counter()
+        self._seconds: dict[State, float] = {}
+        self._state = state
+        self._entered = now
+
+    def add(
+        self, outcome: Outcome, duration: float, *, slow: bool, exemplar: Exemplar | None = None
+    ) -> None:
+        """One admitted call settled."""
+        self._histogram(outcome).add(duration, exemplar)
+        if slow:
+            self.slow += 1
+
+    def add_successes(self, durations: list[float]) -> None:
+        """A batch of successes, at least one, none of them slow. May reorder the list."""
+        self._histogram(Outcome.SUCCESS).add_batch(durations)
+
+    def add_transition(self, old: State, new: State, cause: Cause, now: float) -> None:
+        """The state changed at `now`."""
+        self.transitions[old, new, cause] += 1
+        self._seconds[old] = self._seconds.get(old, 0.0) + max(now - self._entered, 0.0)
+        self._state = new
+        self._entered = now
+
+    def state_seconds(self, now: float) -> dict[State, float]:
+        """The time spent in each state, the present one up to `now`."""
+        seconds = {state: self._seconds.get(state, 0.0) for state in State}
+        seconds[self._state] += max(now - self._entered, 0.0)
+        return seconds
+
+    def durations(self) -> dict[Outcome, Durations]:
+        """The histogram of each outcome that an admitted call can have."""
+        nothing = Durations((0,) * (len(self.buckets) + 1), 0.0, {})
+        return {
+            outcome: self.histograms[outcome].read() if outcome in self.histograms else nothing
+            for outcome in SETTLED_OUTCOMES
+        }
+
+    def _histogram(self, outcome: Outcome) -> _Histogram:
+        if (histogram := self.histograms.get(outcome)) is None:
+            histogram = self.histograms[outcome] = _Histogram(self.buckets)
+        return histogram
