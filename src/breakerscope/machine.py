@@ -66,6 +66,13 @@ TRANSITIONS: frozenset[tuple[State, State, Cause]] = frozenset(
 )
 
 
+def transitions_of(policy: Policy) -> list[tuple[State, State, Cause]]:
+    """The changes that a breaker with this policy can make: by its rules, and by hand."""
+    rules = {cause for cause in TRIPS if getattr(policy, cause.value) is not None}
+    never = {Cause.ADOPT, *TRIPS} - rules
+    return sorted(change for change in TRANSITIONS if change[2] not in never)
+
+
 class Permit:
     """Leave to make one call (a probe), or any number of calls of one generation."""
 

@@ -1,0 +1,54 @@
+# Everything a developer types. `make help` lists it. Nothing is needed but make and Python >= 3.11.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The newest interpreter that really runs: a name on the path may be a shim for nothing.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: help demo test lint types imports unit servers clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo ## real traffic through real breakers; ARGS="--headless --duration 20"
+	@$(BIN)/breakerscope demo $(ARGS)
+
+test: lint types imports servers ## everything: style, types, architecture, all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+unit: $(VENV)/.dev ## the fast tests only
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+servers: ## install the servers that the tests talk to, where that is possible
+	@bash scripts/install_servers.sh
+
+clean: ## remove what make made
+	rm -rf $(VENV) dist build
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 with venv and pip found; set PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,219 @@
+"""The two functions that an application calls: make a breaker, and say where its telemetry goes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+from breakerscope.breaker import CircuitBreaker
+from breakerscope.classify import Classifier, ExceptionRule, HintRule, ResultRule
+from breakerscope.events import EventType
+from breakerscope.hub import SubscribeOptions, Subscription, default_hub
+from breakerscope.ledger import DEFAULT_BUCKETS
+from breakerscope.policy import Policy
+from breakerscope.registry import default_registry
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+SpanPolicy = Literal["all", "non_success", "off"]
+SPAN_POLICIES: tuple[SpanPolicy, ...] = ("all", "non_success", "off")
+
+
+class BreakerOptions(TypedDict, total=False):
+    """The options of `instrumented_breaker`: the fields of `Policy` and `Classifier`, and buckets."""
+
+    failure_rate: float | None
+    min_calls: int
+    window: int | timedelta
+    consecutive_failures: int | None
+    failure_count: int | None
+    slow_call: float | None
+    slow_call_rate: float | None
+    open_for: float
+    backoff: float
+    open_for_max: float | None
+    jitter: float
+    probes: int
+    probe_successes: int | None
+    probe_lease: float
+    ramp_up: float
+    shadow: bool
+    failures: ExceptionRule | None
+    ignore: ExceptionRule | None
+    failure_if: ResultRule | None
+    retry_after_from: HintRule | None
+    buckets: Sequence[float]
+
+
+CLASSIFIER_OPTIONS = ("failures", "ignore", "failure_if", "retry_after_from")
+
+
+def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> CircuitBreaker:
+    """The breaker with this name, made at the first call, with all its telemetry switched on.
+
+    The same name gives the same breaker. With no options, an existing breaker is returned as it is;
+    with other options than it has, ContradictionError shows both. For the options see `Policy` (rules,
+    in seconds and ratios from 0 to 1) and `Classifier` (what is a failure); `buckets` are the upper
+    bounds of the duration histogram in seconds. Raises PolicyError, ClassifierError, BucketsError
+    or BreakerNameError for what cannot be, and TypeError for an unknown option.
+
+    Unless `setup_telemetry` was called before, this calls it with its defaults. Thread-safe.
+    """
+    _set_up_once()
+    existing = default_registry.get(name) if isinstance(name, str) else None
+    if existing is not None and not options:
+        return existing
+    return default_registry.add(_build(name, dict(options)))
+
+
+def _build(name: str, options: dict[str, Any]) -> CircuitBreaker:
+    buckets = options.pop("buckets", DEFAULT_BUCKETS)
+    rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
+    return CircuitBreaker(
+        name, Policy(**options), classifier=Classifier(**rules), buckets=buckets
+    )
+
+
+def get_breaker(name: str) -> CircuitBreaker | None:
+    """The breaker with this name, or None."""
+    return default_registry.get(name)
+
+
+def breakers() -> list[CircuitBreaker]:
+    """All breakers made by `instrumented_breaker` and not removed."""
+    return list(default_registry)
+
+
+def remove_breaker(name: str) -> CircuitBreaker | None:
+    """Forget a breaker, and with it its series in the metrics. Returns it, or None."""
+    return default_registry.remove(name)
+
+
+def subscribe(
+    listener: Callable[[Any], object], /, *types: EventType, **options: Unpack[SubscribeOptions]
+) -> Subscription:
+    """Call `listener` with each event of these types (none named: all), of all breakers, also future ones.
+
+    By default the listener has a bounded queue and a thread of its own and gets the events of each
+    breaker in the order of `seq`. See `SubscribeOptions`. Raises SubscriptionError.
+    """
+    return default_hub.subscribe(listener, *types, **options)
+
+
+def flush(timeout: float = 5.0) -> bool:
+    """Wait until every event so far was delivered; False if `timeout` seconds were not enough."""
+    return default_hub.flush(timeout)
+
+
+class Telemetry:
+    """What `setup_telemetry` switched on. `close()` switches it off and leaves nothing behind."""
+
+    def __init__(
+        self, undo: list[Callable[[], object]], *, logs: bool, metrics: bool, traces: str
+    ) -> None:
+        self._undo = undo
+        self.logs = logs
+        self.metrics = metrics
+        self.traces = traces
+
+    def close(self) -> None:
+        """Undo everything. Closing twice is harmless."""
+        global _telemetry  # noqa: PLW0603 - one set-up a process, as one registry
+        with _lock:
+            while self._undo:
+                self._undo.pop()()
+            if _telemetry is self:
+                _telemetry = None
+
+    def __enter__(self) -> Telemetry:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+_lock = threading.RLock()
+_telemetry: Telemetry | None = None
+_was_set_up = False
+
+
+class TelemetryError(ValueError):
+    """A telemetry set-up cannot be. The message names the setting and what is allowed."""
+
+
+def setup_telemetry(
+    *,
+    logs: bool = True,
+    metrics: bool = True,
+    traces: bool | SpanPolicy = True,
+    registry: CollectorRegistry | None = None,
+) -> Telemetry:
+    """Say where the telemetry of all breakers goes, those that exist and those to come.
+
+    `logs`: structlog, or `logging.getLogger("breakerscope")` where structlog is not configured.
+    `metrics`: a collector in `registry`, by default in prometheus_client's default registry.
+    `traces`: events on the current OpenTelemetry span: "all" (the same as True), "non_success", or "off" (the
+    same as False). A second call replaces the first set-up. Returns a handle to undo it. Thread-safe.
+    Raises TelemetryError for an unknown policy, DuplicateMetricError for a clash of metric names.
+    """
+    global _telemetry, _was_set_up  # noqa: PLW0603 - one set-up a process, as one registry
+    span_policy = _span_policy(traces)
+    with _lock:
+        if _telemetry is not None:
+            _telemetry.close()
+        undo: list[Callable[[], object]] = []
+        made = Telemetry(undo, logs=logs, metrics=metrics, traces=span_policy)
+        try:
+            _attach(undo, logs=logs, metrics=metrics, span_policy=span_policy, registry=registry)
+        except BaseException:
+            made.close()
+            raise
+        _telemetry, _was_set_up = made, True
+        return made
+
+
+def _span_policy(traces: object) -> SpanPolicy:
+    if isinstance(traces, bool):
+        return "all" if traces else "off"
+    for policy in SPAN_POLICIES:
+        if traces == policy:
+            return policy
+    raise TelemetryError(f"traces={traces!r}: allowed are True, False, {', '.join(SPAN_POLICIES)}")
+
+
+def _attach(
+    undo: list[Callable[[], object]],
+    *,
+    logs: bool,
+    metrics: bool,
+    span_policy: SpanPolicy,
+    registry: CollectorRegistry | None,
+) -> None:
+    if metrics:
+        from prometheus_client import REGISTRY
+
+        from breakerscope.telemetry import metrics as prometheus
+
+        target = REGISTRY if registry is None else registry
+        collector = prometheus.attach(target, default_registry, default_hub)
+        undo.append(lambda: target.unregister(collector))
+    if span_policy != "off":
+        from breakerscope.telemetry import traces as opentelemetry
+
+        subscription = opentelemetry.attach(default_hub, policy=span_policy)
+        undo.append(lambda: opentelemetry.detach(default_hub, subscription))
+    if logs:
+        from breakerscope.telemetry import logs as structlog
+
+        undo.append(structlog.attach(default_hub).close)
+
+
+def _set_up_once() -> None:
+    """Once in a process, so that a set-up that was closed on purpose stays closed."""
+    if not _was_set_up:
+        with _lock:
+            if not _was_set_up:
+                setup_telemetry()

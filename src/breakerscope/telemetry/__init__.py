@@ -1,0 +1,1 @@
+"""Adapters from the event stream and the counters to logs, metrics and traces, one file each."""

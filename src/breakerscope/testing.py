@@ -1,0 +1,38 @@
+"""Help for tests of code that uses breakers: a clock to turn by hand, and captured events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from breakerscope.events import Event, EventType
+from breakerscope.gate import Clock
+from breakerscope.hub import Hub, default_hub
+
+
+class FakeClock:
+    """A clock that stands still until somebody turns it: give `clock.clock` to a breaker.
+
+    Not for use from several threads at once.
+    """
+
+    def __init__(self, now: float = 0.0, wall: float = 1_700_000_000.0) -> None:
+        self.now = now
+        self.wall = wall
+        self.clock = Clock(monotonic=lambda: self.now, wall=lambda: self.wall)
+
+    def advance(self, seconds: float) -> None:
+        """Turn the clock by so many seconds; a negative number turns it back."""
+        self.now += seconds
+        self.wall += seconds
+
+
+@contextmanager
+def capture_events(*types: EventType, hub: Hub = default_hub) -> Iterator[list[Event]]:
+    """Inside the block, all events of these types (none named: all) are appended to the list.
+
+    They are delivered in the thread of the call, so they are in the list when the call returns.
+    """
+    events: list[Event] = []
+    with hub.subscribe(events.append, *types, inline=True, name="capture_events"):
+        yield events
