@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random as _random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 from breakerscope.classify import EVERY_EXCEPTION_FAILS, Classifier
-from breakerscope.events import Event, EventType, State
+from breakerscope.events import EventType, State
 from breakerscope.gate import SYSTEM_CLOCK, Clock, Gate, Reading
 from breakerscope.hub import Hub, SubscribeOptions, Subscription, default_hub
 from breakerscope.ledger import DEFAULT_BUCKETS, checked_buckets
@@ -85,7 +85,8 @@ class CircuitBreaker:
         """All counters and figures at this moment, exact and consistent with each other."""
         return self._gate.read()
 
-    # -- protected calls ----------------------------------------------------------------------------
+    # -- protected calls
+    # ----------------------------------------------------------------------------
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """Protect a function: def, async def, generator, async generator, method or classmethod."""
@@ -99,7 +100,8 @@ class CircuitBreaker:
         """One protected block, for `with` and `async with`."""
         return self._protector.guard()
 
-    # -- manual control -----------------------------------------------------------------------------
+    # -- manual control
+    # -----------------------------------------------------------------------------
 
     def force_open(self, reason: str | None = None) -> None:
         """Refuse every call until `reset`, `disable` or `adopt`. `reason` goes into the event."""
@@ -114,11 +116,11 @@ class CircuitBreaker:
         self._gate.command(lambda machine, now: machine.reset(now, reason))
 
     @contextmanager
-    def isolated(self, reason: str | None = None) -> Iterator[None]:
+    def isolated(self, reason: str | None = None) -> Generator[None]:
         """Refuse every call inside the block. Blocks may nest and overlap, also between threads.
 
-        A manual command given meanwhile takes effect when the last block has ended; without one, the breaker goes
-        on as it was before (an open one with the rest of its wait).
+        A manual command given meanwhile takes effect when the last block has ended; without one,
+        the breaker goes on as it was before (an open one with the rest of its wait).
         """
         self._gate.command(lambda machine, now: machine.isolate(now, reason))
         try:
@@ -126,7 +128,8 @@ class CircuitBreaker:
         finally:
             self._gate.command(lambda machine, now: machine.end_isolation(now, reason))
 
-    # -- events -------------------------------------------------------------------------------------
+    # -- events
+    # -------------------------------------------------------------------------------------
 
     def subscribe(
         self,
@@ -137,11 +140,7 @@ class CircuitBreaker:
     ) -> Subscription:
         """Call `listener` with the events of this breaker; see `breakerscope.subscribe`."""
         options["breaker"] = self.name
-        return self._hub.subscribe(_typed(listener), *types, **options)
+        return self._hub.subscribe(listener, *types, **options)
 
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self.name!r} {self.state}>"
-
-
-def _typed(listener: Callable[[Any], object]) -> Callable[[Event], object]:
-    return listener

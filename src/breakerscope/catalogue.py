@@ -1,7 +1,7 @@
 """Every name that leaves the process, once: metrics, labels, log events, span events, attributes.
 
-Exporters make their instruments by reading this file and nothing else spells a name. A rename or a removal here is a
-change of public API. Label values come from the enums of `events`.
+Exporters make their instruments by reading this file and nothing else spells a name. A rename or a
+removal here is a change of public API. Label values come from the enums of `events`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The rules, in their order:
 
-1. What is not an `Exception` (`asyncio.CancelledError`, `GeneratorExit`, `KeyboardInterrupt`, trio's
+1. What is not an `Exception` (`asyncio.CancelledError`, `GeneratorExit`, `KeyboardInterrupt`,
+trio's
    `Cancelled`) says nothing about the dependency: CANCELLED.
 2. A group of exceptions is a failure if any exception in it is one, otherwise ignored if any is,
    otherwise cancelled.
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 from breakerscope.events import Outcome
 
@@ -35,6 +36,10 @@ class ClassifierError(TypeError):
     """A classification rule is neither a type, nor a tuple of types, nor callable."""
 
 
+GRAVITY = (Outcome.FAILURE, Outcome.IGNORED, Outcome.CANCELLED)
+"""In a group of exceptions the gravest one counts."""
+
+
 def _ignore_error(rule: str, error: Exception) -> None:
     """The default for `on_error`."""
 
@@ -43,8 +48,8 @@ def _ignore_error(rule: str, error: Exception) -> None:
 class Classifier:
     """Sorts exceptions and results into outcomes. Frozen; safe in threads if the rules are.
 
-    `failures` and `ignore` are an exception type, a tuple of types, or a predicate of the exception.
-    `failure_if` is a predicate of the result; true makes a returned call a failure.
+    `failures` and `ignore` are an exception type, a tuple of types, or a predicate of the
+    exception. `failure_if` is a predicate of the result; true makes a returned call a failure.
     `retry_after_from` takes the exception or the result of a failure and returns for how many
     seconds the dependency asks to be left alone, or None; it lengthens the open wait.
     Raises ClassifierError for anything else.
@@ -78,11 +83,9 @@ class Classifier:
     ) -> Outcome:
         """The outcome of a call that raised."""
         if isinstance(error, BaseExceptionGroup):
-            found = {self.of_error(member, on_error) for member in error.exceptions}
-            for outcome in (Outcome.FAILURE, Outcome.IGNORED):
-                if outcome in found:
-                    return outcome
-            return Outcome.CANCELLED
+            members = cast("BaseExceptionGroup[BaseException]", error).exceptions
+            found = [self.of_error(member, on_error) for member in members]
+            return min(found, key=GRAVITY.index)
         if not isinstance(error, Exception):
             return Outcome.CANCELLED
         if self.ignore is None and self.failures is None:
@@ -106,7 +109,6 @@ class Classifier:
             on_error("failure_if", error)
             return Outcome.SUCCESS
 
-
     def hint(
         self, ended_with: object, on_error: Callable[[str, Exception], None] = _ignore_error
     ) -> float:
@@ -127,14 +129,17 @@ EVERY_EXCEPTION_FAILS = Classifier()
 def error_name(error: BaseException) -> str:
     """The qualified name of an exception's class; the module is left out for built-ins."""
     cls = type(error)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
 
 
 def _is_exception_rule(rule: object) -> bool:
     if isinstance(rule, type):
         return issubclass(rule, BaseException)
     if isinstance(rule, tuple):
-        return all(isinstance(cls, type) and issubclass(cls, BaseException) for cls in rule)
+        members = cast("tuple[object, ...]", rule)
+        return all(isinstance(cls, type) and issubclass(cls, BaseException) for cls in members)
     return callable(rule)
 
 

@@ -61,8 +61,8 @@ class CallSettled:
     `state` is the state that admitted it. `duration` is the time inside the protected function, in
     seconds. `error` is the qualified name of the exception's class, or the text given to
     `Guard.fail()`; never the exception's message. `slow` says whether the call took at least the
-    policy's `slow_call` seconds. `late` says that the breaker had changed its state in between: such a result
-    is reported and counted in the metrics, but has no say about the new state.
+    policy's `slow_call` seconds. `late` says that the breaker had changed its state in between:
+    such a result is reported and counted in the metrics, but has no say about the new state.
     """
 
     breaker: str
@@ -97,10 +97,10 @@ class CallRejected:
 class StateChanged:
     """A breaker changed its state, with the figures at that moment, before anything was forgotten.
 
-    `calls`, `failures` and `slow_calls` are what the window held. The ratios run from 0 to 1 and are
-    None below the policy's minimum number of calls. `open_for` is the wait in seconds chosen for an
-    opening, None otherwise. `rejected` counts the rejections of this breaker so far. `reason` is the
-    text given to a manual command.
+    `calls`, `failures` and `slow_calls` are what the window held. The ratios run from 0 to 1 and
+    are None below the policy's minimum number of calls. `open_for` is the wait in seconds chosen
+    for an opening, None otherwise. `rejected` counts the rejections of this breaker so far.
+    `reason` is the text given to a manual command.
     """
 
     breaker: str

@@ -4,11 +4,12 @@ Every call enters and leaves through here, and every number that anybody reads c
 The protected function, the listeners and the classification run outside the lock.
 
 The fast path takes no lock. While the machine is calm (its rule 6), the gate lays out passes, and a
-call takes one: a single atomic `list.pop`. When the call succeeds, was not slow, and nobody watches, its duration goes into the
-journal of the pass: a single atomic `list.append`. Whoever holds the lock next folds the journal
-into the machine and the ledger before it reads or changes anything, so that every reading is exact.
-A call that finds no pass goes the long way, and so does whatever is not a plain success. A pass
-belongs to one generation of the machine, so late results sort themselves out.
+call takes one: a single atomic `list.pop`. When the call succeeds, was not slow, and nobody
+watches, its duration goes into the journal of the pass: a single atomic `list.append`. Whoever
+holds the lock next folds the journal into the machine and the ledger before it reads or changes
+anything, so that every reading is exact. A call that finds no pass goes the long way, and so does
+whatever is not a plain success. A pass belongs to one generation of the machine, so late results
+sort themselves out.
 
 In flight = passes given - calls settled. A reading takes the passes back, so the next call after it
 goes the long way and leaves a fresh exemplar.
@@ -65,14 +66,17 @@ class CircuitBreakerOpenError(Exception):
 
     @property
     def breaker(self) -> str:
+        """The name of the breaker."""
         return self.args[0]  # type: ignore[no-any-return]
 
     @property
     def state(self) -> State:
+        """The state that refused."""
         return self.args[1]  # type: ignore[no-any-return]
 
     @property
     def retry_after(self) -> float | None:
+        """Seconds until asking is worth it, or None."""
         return self.args[2]  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
@@ -368,7 +372,8 @@ class Gate:
     def _catch_up_locked(self) -> float:
         """Fold in what was written down without the lock. Returns the present time.
 
-        The journal goes first: its successes happened before the fence, so before the time moves on.
+        The journal goes first: its successes happened before the fence, so before the time moves
+        on.
         """
         if journal := self._pass.journal:
             n = self._fold_locked(self._pass, journal)
@@ -463,7 +468,9 @@ class Gate:
 
     @property
     def state(self) -> State:
-        """The state after all that has happened so far. An open breaker stays open until a call asks."""
+        """The state after all that has happened so far. An open breaker stays open until a call
+        asks.
+        """
         self._lock.acquire()
         try:
             self._catch_up_locked()
@@ -524,6 +531,8 @@ class Gate:
             self._release()
 
     def start_over_after_fork(self) -> None:
-        """A forked child: the state stays, the counters begin at 0, calls of the parent are late."""
+        """A forked child: the state stays, the counters begin at 0, calls of the parent are
+        late.
+        """
         self._machine.new_generation()
         self._start_over()

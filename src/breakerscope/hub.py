@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context
 from queue import SimpleQueue
-from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Protocol, Self, TypedDict, Unpack
 
 from breakerscope.classify import error_name
 from breakerscope.events import (
@@ -52,7 +52,6 @@ _log = logging.getLogger("breakerscope")
 _log.addHandler(logging.NullHandler())
 _inside = threading.local()
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
-_E = TypeVar("_E", CallSettled, CallRejected, StateChanged)
 
 
 class SubscriptionError(ValueError):
@@ -71,7 +70,8 @@ class SubscribeOptions(TypedDict, total=False):
     outcomes: Collection[Outcome]
     """Only `CallSettled` events with these outcomes."""
     when: Guard
-    """Only if this returns a true value in the thread of the call. Must be cheap, must not raise."""
+    """Only if this returns a true value in the thread of the call. Must be cheap, must not
+    raise."""
     every: float
     """At most one `CallRejected` of each breaker in so many seconds, the first one at once."""
     queue_size: int
@@ -88,7 +88,9 @@ class Subscription:
         types: tuple[EventType, ...],
         options: SubscribeOptions,
     ) -> None:
-        self.name = options.get("name") or getattr(listener, "__qualname__", repr(type(listener)))
+        self.name: str = options.get("name") or str(
+            getattr(listener, "__qualname__", type(listener).__qualname__)
+        )
         self.types = types
         self.breaker = options.get("breaker")
         self.inline = options.get("inline", False)
@@ -111,7 +113,7 @@ class Subscription:
         self._hub.unsubscribe(self)
         self._queue.put(None)
 
-    def __enter__(self) -> Subscription:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -122,7 +124,9 @@ class Subscription:
         return event_type in self.types and self.breaker in (None, breaker)
 
     def put(self, context: Context, event: Event) -> None:
-        """Queue an event. Never blocks and calls no foreign code, so a breaker's lock may be held."""
+        """Queue an event. Never blocks and calls no foreign code, so a breaker's lock may be
+        held.
+        """
         if self._queue.qsize() >= self._queue_size or inside_listener():
             self._hub.count_dropped(self.name)
         else:
@@ -250,22 +254,6 @@ class Hub:
             self._publishers.add(publisher)
             publisher.reroute(Routes(self._subscriptions, publisher.name))
 
-    @overload
-    def subscribe(
-        self,
-        listener: Callable[[_E], object],
-        event_type: type[_E],
-        /,
-        **options: Unpack[SubscribeOptions],
-    ) -> Subscription: ...
-    @overload
-    def subscribe(
-        self,
-        listener: Callable[[Event], object],
-        /,
-        *types: EventType,
-        **options: Unpack[SubscribeOptions],
-    ) -> Subscription: ...
     def subscribe(
         self,
         listener: Callable[[Any], object],
@@ -280,14 +268,18 @@ class Hub:
         """
         subscription = Subscription(self, listener, types or EVENT_TYPES, options)
         if not callable(listener):
-            raise SubscriptionError(f"listener={listener!r}: allowed is a callable with one argument")
+            raise SubscriptionError(
+                f"listener={listener!r}: allowed is a callable with one argument"
+            )
         if unknown := [t for t in subscription.types if t not in EVENT_TYPES]:
             allowed = ", ".join(t.__name__ for t in EVENT_TYPES)
             raise SubscriptionError(f"event type {unknown[0]!r}: allowed are {allowed}")
         if subscription.every < 0:
             raise SubscriptionError(f"every={subscription.every!r}: allowed are seconds, 0 or more")
         if options.get("queue_size", 1) < 1:
-            raise SubscriptionError(f"queue_size={options.get('queue_size')!r}: allowed is 1 or more")
+            raise SubscriptionError(
+                f"queue_size={options.get('queue_size')!r}: allowed is 1 or more"
+            )
         with self._lock:
             self._subscriptions += (subscription,)
             self._reroute()
@@ -304,7 +296,9 @@ class Hub:
             publisher.reroute(Routes(self._subscriptions, publisher.name))
 
     def exemplar(self, duration: float, wall: Callable[[], float]) -> Exemplar | None:
-        """The exemplar for a call that took `duration` seconds and ended in this thread just now."""
+        """The exemplar for a call that took `duration` seconds and ended in this thread just
+        now.
+        """
         if self.trace_ids is None:
             return None
         try:
@@ -315,12 +309,15 @@ class Hub:
         return None if labels is None else Exemplar(labels, duration, wall())
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until every event queued so far was delivered. False if `timeout` seconds were not enough."""
+        """Wait until every event queued so far was delivered. False if `timeout` seconds were not
+        enough.
+        """
         deadline = time.monotonic() + timeout
         delivered = [subscription.flush(deadline) for subscription in self._subscriptions]
         return all(delivered)
 
-    # -- telemetry about the telemetry --------------------------------------------------------------
+    # -- telemetry about the telemetry
+    # --------------------------------------------------------------
 
     def count_dropped(self, listener: str) -> None:
         """One event was not delivered to a listener."""
@@ -328,7 +325,9 @@ class Hub:
             self._dropped[listener] += 1
 
     def count_error(self, listener: str, error: Exception) -> None:
-        """A listener or a user's predicate raised: count it, and log it once a minute for each type."""
+        """A listener or a user's predicate raised: count it, and log it once a minute for each
+        type.
+        """
         key = (listener, error_name(error))
         now = time.monotonic()
         with self._count_lock:
@@ -359,7 +358,9 @@ class Hub:
             return {s.name: 0 for s in self._subscriptions} | dict(counter)
 
     def start_over_after_fork(self) -> None:
-        """In a forked child: new locks, empty queues, no threads; the breakers start over as well."""
+        """In a forked child: new locks, empty queues, no threads; the breakers start over as
+        well.
+        """
         self._start_over()
         for subscription in self._subscriptions:
             subscription.start_over()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.classify import Classifier, ExceptionRule, HintRule, ResultRule
@@ -23,7 +23,9 @@ SPAN_POLICIES: tuple[SpanPolicy, ...] = ("all", "non_success", "off")
 
 
 class BreakerOptions(TypedDict, total=False):
-    """The options of `instrumented_breaker`: the fields of `Policy` and `Classifier`, and buckets."""
+    """The options of `instrumented_breaker`: the fields of `Policy` and `Classifier`, and
+    buckets.
+    """
 
     failure_rate: float | None
     min_calls: int
@@ -55,16 +57,15 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     """The breaker with this name, made at the first call, with all its telemetry switched on.
 
     The same name gives the same breaker. With no options, an existing breaker is returned as it is;
-    with other options than it has, ContradictionError shows both. For the options see `Policy` (rules,
-    in seconds and ratios from 0 to 1) and `Classifier` (what is a failure); `buckets` are the upper
-    bounds of the duration histogram in seconds. Raises PolicyError, ClassifierError, BucketsError
-    or BreakerNameError for what cannot be, and TypeError for an unknown option.
+    with other options than it has, ContradictionError shows both. For the options see `Policy`
+    (rules, in seconds and ratios from 0 to 1) and `Classifier` (what is a failure); `buckets` are
+    the upper bounds of the duration histogram in seconds. Raises PolicyError, ClassifierError,
+    BucketsError or BreakerNameError for what cannot be, and TypeError for an unknown option.
 
     Unless `setup_telemetry` was called before, this calls it with its defaults. Thread-safe.
     """
     _set_up_once()
-    existing = default_registry.get(name) if isinstance(name, str) else None
-    if existing is not None and not options:
+    if not options and (existing := default_registry.get(name)) is not None:
         return existing
     return default_registry.add(_build(name, dict(options)))
 
@@ -72,9 +73,7 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
 def _build(name: str, options: dict[str, Any]) -> CircuitBreaker:
     buckets = options.pop("buckets", DEFAULT_BUCKETS)
     rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
-    return CircuitBreaker(
-        name, Policy(**options), classifier=Classifier(**rules), buckets=buckets
-    )
+    return CircuitBreaker(name, Policy(**options), classifier=Classifier(**rules), buckets=buckets)
 
 
 def get_breaker(name: str) -> CircuitBreaker | None:
@@ -95,7 +94,8 @@ def remove_breaker(name: str) -> CircuitBreaker | None:
 def subscribe(
     listener: Callable[[Any], object], /, *types: EventType, **options: Unpack[SubscribeOptions]
 ) -> Subscription:
-    """Call `listener` with each event of these types (none named: all), of all breakers, also future ones.
+    """Call `listener` with each event of these types (none named: all), of all breakers, also
+    future ones.
 
     By default the listener has a bounded queue and a thread of its own and gets the events of each
     breaker in the order of `seq`. See `SubscribeOptions`. Raises SubscriptionError.
@@ -128,7 +128,7 @@ class Telemetry:
             if _telemetry is self:
                 _telemetry = None
 
-    def __enter__(self) -> Telemetry:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -155,11 +155,12 @@ def setup_telemetry(
 
     `logs`: structlog, or `logging.getLogger("breakerscope")` where structlog is not configured.
     `metrics`: a collector in `registry`, by default in prometheus_client's default registry.
-    `traces`: events on the current OpenTelemetry span: "all" (the same as True), "non_success", or "off" (the
-    same as False). A second call replaces the first set-up. Returns a handle to undo it. Thread-safe.
-    Raises TelemetryError for an unknown policy, DuplicateMetricError for a clash of metric names.
+    `traces`: events on the current OpenTelemetry span: "all" (the same as True), "non_success", or
+    "off" (the same as False). A second call replaces the first set-up. Returns a handle to undo
+    it. Thread-safe. Raises TelemetryError for an unknown policy, DuplicateMetricError for a clash
+    of metric names.
     """
-    global _telemetry, _was_set_up  # noqa: PLW0603 - one set-up a process, as one registry
+    global _telemetry, _was_set_up
     span_policy = _span_policy(traces)
     with _lock:
         if _telemetry is not None:

@@ -1,7 +1,8 @@
 """The exact counters of one breaker: what the metrics are read from.
 
-Pure and not thread-safe: the breaker's gate holds a lock around each method. Counters only grow. Each admitted call is in
-one bucket of one histogram, so the counts of a histogram are the count of its outcome.
+Pure and not thread-safe: the breaker's gate holds a lock around each method. Counters only grow.
+Each admitted call is in one bucket of one histogram, so the counts of a histogram are the count of
+its outcome.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from breakerscope.events import SETTLED_OUTCOMES, Cause, Outcome, State
 
 DEFAULT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-"""Upper bounds of the duration histogram in seconds: a call to a dependency, from cache to minute."""
+"""Upper bounds of the duration histogram in seconds: a call to a dependency, from cache to
+minute."""
 
 MAX_BUCKETS = 64
 
@@ -24,7 +28,7 @@ class BucketsError(ValueError):
     """The bounds of a histogram cannot be. The message names what is wrong."""
 
 
-def checked_buckets(bounds: Sequence[float]) -> tuple[float, ...]:
+def checked_buckets(bounds: Sequence[Any]) -> tuple[float, ...]:
     """The bounds as a tuple, if they can be bounds: finite, above 0, rising, at most 64 of them."""
     numbers = tuple(bounds)
     if not 1 <= len(numbers) <= MAX_BUCKETS:
@@ -34,7 +38,7 @@ def checked_buckets(bounds: Sequence[float]) -> tuple[float, ...]:
             raise BucketsError(f"buckets: {bound!r}: allowed are numbers of seconds")
         if not math.isfinite(bound) or bound <= 0:
             raise BucketsError(f"buckets: {bound!r}: allowed are finite seconds above 0")
-    for low, high in zip(numbers, numbers[1:], strict=False):
+    for low, high in pairwise(numbers):
         if high <= low:
             raise BucketsError(f"buckets: {low!r} before {high!r}: allowed are rising bounds")
     return numbers
@@ -51,7 +55,9 @@ class Exemplar:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """A histogram as it was read: a count for each bound and one for what lies above the last one."""
+    """A histogram as it was read: a count for each bound and one for what lies above the last
+    one.
+    """
 
     counts: tuple[int, ...]
     total_seconds: float
@@ -99,7 +105,16 @@ class _Histogram:
 class Ledger:
     """What has happened since the breaker was made (in this process)."""
 
-    __slots__ = ("_entered", "_seconds", "_state", "buckets", "histograms", "rejected", "slow", "transitions")
+    __slots__ = (
+        "_entered",
+        "_seconds",
+        "_state",
+        "buckets",
+        "histograms",
+        "rejected",
+        "slow",
+        "transitions",
+    )
 
     def __init__(self, buckets: tuple[float, ...], *, state: State, now: float) -> None:
         self.buckets = buckets

@@ -1,8 +1,9 @@
 """The state machine of a breaker: pure, without a lock, a clock, a thread or a listener.
 
 Everything that decides about a state lives in this file. Time is an argument, in seconds of any
-monotonic clock; time that stands still or runs backwards changes nothing. Whoever owns a machine must let only one
-thread at a time into it; every method returns what happened, and the owner tells the world.
+monotonic clock; time that stands still or runs backwards changes nothing. Whoever owns a machine
+must let only one thread at a time into it; every method returns what happened, and the owner tells
+the world.
 
 Theory of operation
 -------------------
@@ -109,7 +110,9 @@ class Transition:
 
 
 class Admission(NamedTuple):
-    """The answer to a call that asks: a permit, or None and the seconds until asking is worth it."""
+    """The answer to a call that asks: a permit, or None and the seconds until asking is worth
+    it.
+    """
 
     permit: Permit | None
     retry_after: float | None = None
@@ -119,11 +122,11 @@ class Admission(NamedTuple):
 class Verdict(NamedTuple):
     """What a settled call did: whether it came too late to count, and what it changed."""
 
-    late: bool
+    late: bool = False
     transition: Transition | None = None
 
 
-COUNTED = Verdict(late=False)
+COUNTED = Verdict()
 LATE = Verdict(late=True)
 
 
@@ -144,12 +147,12 @@ class Machine:
         "_ramp_until",
         "_random",
         "_resume",
-        "wait",
         "consecutive_failures",
         "generation",
         "permit",
         "policy",
         "state",
+        "wait",
         "window",
     )
 
@@ -209,7 +212,9 @@ class Machine:
         return Admission(None, min(lease.lease_ends for lease in self._leases) - now)
 
     def _admit_share(self, now: float) -> Admission:
-        """Ramp-up: the share admitted rises evenly from nothing to all; the first call is admitted."""
+        """Ramp-up: the share admitted rises evenly from nothing to all; the first call is
+        admitted.
+        """
         left = self._ramp_until - now
         self._ramp_credit += 1 - left / self.policy.ramp_up
         if self._ramp_credit < 1:
@@ -238,11 +243,9 @@ class Machine:
         failed = outcome is Outcome.FAILURE
         self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
         self.window.add(failed=failed, slow=slow)
-        return Verdict(False, self._judge())
+        return Verdict(transition=self._judge())
 
-    def _settle_probe(
-        self, probe: Permit, outcome: Outcome, *, slow: bool, now: float
-    ) -> Verdict:
+    def _settle_probe(self, probe: Permit, outcome: Outcome, *, slow: bool, now: float) -> Verdict:
         self._expire_leases(now)
         if probe not in self._leases:
             return LATE
@@ -251,11 +254,11 @@ class Machine:
             self.consecutive_failures += 1
         too_slow = slow and self.policy.slow_call_rate is not None
         if outcome is Outcome.FAILURE or (outcome is Outcome.SUCCESS and too_slow):
-            return Verdict(False, self._open(Cause.PROBE_FAILED))
+            return Verdict(transition=self._open(Cause.PROBE_FAILED))
         if outcome is Outcome.SUCCESS:
             self._probe_successes += 1
             if self._probe_successes >= self.policy.successes_to_close:
-                return Verdict(False, self._close(Cause.PROBES_SUCCEEDED))
+                return Verdict(transition=self._close(Cause.PROBES_SUCCEEDED))
         return COUNTED
 
     def release(self, permit: Permit) -> None:
@@ -271,7 +274,8 @@ class Machine:
             return n, None
         counted = 0
         while counted < n:
-            # Below `min_calls` the first call that completes it has to be judged, as it would be alone.
+            # Below `min_calls` the first call that completes it has to be judged, as it would be
+            # alone.
             missing = self.policy.min_calls - self.window.calls
             step = n - counted if missing <= 0 else min(n - counted, missing)
             self.consecutive_failures = 0
@@ -290,7 +294,8 @@ class Machine:
             return False
         window, policy = self.window, self.policy
         if window.calls >= policy.min_calls:
-            # A window of time forgets old successes on its own: a rate may be met and not yet judged.
+            # A window of time forgets old successes on its own: a rate may be met and not yet
+            # judged.
             return self._trip_cause() is None
         return not (policy.failure_rate is not None and window.failures) and not (
             policy.slow_call_rate is not None and window.slow_calls
@@ -325,9 +330,9 @@ class Machine:
 
     def _trip_cause(self) -> Cause | None:
         policy, window = self.policy, self.window
-        if (limit := policy.consecutive_failures) is not None:
-            if self.consecutive_failures >= limit:
-                return Cause.CONSECUTIVE_FAILURES
+        limit = policy.consecutive_failures
+        if limit is not None and self.consecutive_failures >= limit:
+            return Cause.CONSECUTIVE_FAILURES
         if (limit := policy.failure_count) is not None and window.failures >= limit:
             return Cause.FAILURE_COUNT
         calls = window.calls
@@ -435,7 +440,9 @@ class Machine:
         return transition
 
     def new_generation(self) -> None:
-        """Calls admitted so far are late from now on, and leases are free again; nothing else changes."""
+        """Calls admitted so far are late from now on, and leases are free again; nothing else
+        changes.
+        """
         self.generation += 1
         self._leases = set()
         self._new_permit()
@@ -472,7 +479,9 @@ class Machine:
         }
 
     def load(self, data: Mapping[str, Any], now: float) -> Transition | None:
-        """Take over a dumped state. Leases stay with those who hold them: they are not taken over."""
+        """Take over a dumped state. Leases stay with those who hold them: they are not taken
+        over.
+        """
         now = self.advance(now)
         state = State(data["state"])
         transition = None

@@ -13,7 +13,9 @@ MAX_COUNT_WINDOW = 1_000_000
 
 
 class PolicyError(ValueError):
-    """A policy cannot be. The message lists every problem: the field, its value, what is allowed."""
+    """A policy cannot be. The message lists every problem: the field, its value, what is
+    allowed.
+    """
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -33,8 +35,8 @@ class Policy:
     - `consecutive_failures`: this many failures in a row.
     - `failure_count`: this many failures in the window.
     - `failure_rate`: this share of the calls in the window failed, once it holds `min_calls` calls.
-    - `slow_call_rate`: this share of the calls in the window took `slow_call` seconds or longer, once
-      it holds `min_calls` calls.
+    - `slow_call_rate`: this share of the calls in the window took `slow_call` seconds or longer,
+      once it holds `min_calls` calls.
 
     `window` is a number of calls, or a `timedelta` for a window of time.
 
@@ -100,7 +102,9 @@ class Policy:
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits, equal for equal policies in every process: shows config drift."""
+        """Eight hexadecimal digits, equal for equal policies in every process: shows config
+        drift.
+        """
         text = ",".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

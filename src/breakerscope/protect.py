@@ -2,8 +2,8 @@
 
 Each form does the same: take a pass or go the long way in, run the function outside every lock,
 measure it, and settle. Nothing of a call is kept on a shared object, so that one protected function
-may run in many threads and tasks at once, and inside itself. The few lines stand in each form again, since a call of a helper
-would cost as much as all the rest.
+may run in many threads and tasks at once, and inside itself. The few lines stand in each form
+again, since a call of a helper would cost as much as all the rest.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from types import CodeType, CoroutineType
-from typing import Any, ParamSpec, TypeVar, cast
+from types import CoroutineType
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from breakerscope.classify import Classifier, error_name
 from breakerscope.events import Outcome
@@ -22,7 +22,7 @@ from breakerscope.hub import Hub
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_NO_CODE = cast("CodeType", compile("", "", "exec"))
+_NO_CODE = compile("", "", "exec")
 
 
 class Protector:
@@ -39,7 +39,8 @@ class Protector:
         # A result that has to be looked at never leaves through the journal.
         self._slow_from = gate.slow_from if classifier.ignores_results else float("-inf")
 
-    # -- the end of a call --------------------------------------------------------------------------
+    # -- the end of a call
+    # --------------------------------------------------------------------------
 
     def succeeded(self, given: Pass, duration: float, result: object) -> None:
         """The function returned."""
@@ -64,16 +65,17 @@ class Protector:
             hint = classifier.hint(error, self._hub.count_error)
         self._gate.leave(given, duration, outcome, error_name(error), hint)
 
-    # -- the forms ----------------------------------------------------------------------------------
+    # -- the forms
+    # ----------------------------------------------------------------------------------
 
     def wrap(self, fn: Callable[P, R]) -> Callable[P, R]:
         """The same function, protected. The kind of function decides the form."""
+        anything: Any = fn
         if isinstance(fn, classmethod | staticmethod):
-            return cast("Callable[P, R]", type(fn)(self.wrap(fn.__func__)))
+            return cast("Callable[P, R]", type(anything)(self.wrap(anything.__func__)))
         if not callable(fn):
             raise TypeError(f"cannot protect {fn!r}: allowed is a callable")
         of_object = getattr(type(fn), "__call__", None)  # noqa: B004 - asks what a call of it runs
-        anything: Any = fn
         if inspect.isasyncgenfunction(fn) or inspect.isasyncgenfunction(of_object):
             return cast("Callable[P, R]", self._async_generator(anything))
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(of_object):
@@ -135,7 +137,9 @@ class Protector:
         return protected
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `fn` now; if it is a coroutine function, return a coroutine that asks when awaited."""
+        """Run `fn` now; if it is a coroutine function, return a coroutine that asks when
+        awaited.
+        """
         if getattr(fn, "__code__", _NO_CODE).co_flags & inspect.CO_COROUTINE:
             return cast("R", self._coroutine(cast("Any", fn))(*args, **kwargs))
         try:
@@ -153,7 +157,7 @@ class Protector:
         if type(result) is CoroutineType:
             # A callable that hides its kind (a partial, a lambda): the call is yet to be made.
             self._gate.give_back(given)
-            return cast("R", self._coroutine(_identity)(result))
+            return cast("R", self._coroutine(_identity)(cast("Any", result)))
         if end - start >= self._slow_from or end >= given.fence or given.watch():
             self.succeeded(given, end - start, result)
         else:
@@ -163,7 +167,9 @@ class Protector:
     def _generator(
         self, fn: Callable[P, Generator[Any, Any, R]]
     ) -> Callable[P, Generator[Any, Any, R]]:
-        """One call for the whole stream. Time counts while the stream works, not while it is read."""
+        """One call for the whole stream. Time counts while the stream works, not while it is
+        read.
+        """
         take, enter, now = self._take, self._gate.enter, self._now
 
         @functools.wraps(fn)
@@ -273,8 +279,8 @@ class Guard:
     """One protected block: `with breaker.guard() as g`, or `async with`. To be used once.
 
     A block that ends is a success, one that raises is sorted like any call. `fail`, `ignore` and
-    `success` say otherwise; the last word counts. Entering raises CircuitBreakerOpenError if the breaker
-    refuses.
+    `success` say otherwise; the last word counts. Entering raises CircuitBreakerOpenError if the
+    breaker refuses.
     """
 
     __slots__ = ("_given", "_protector", "_start", "_verdict")
@@ -297,7 +303,7 @@ class Guard:
         """The block is a success, even if it raises."""
         self._verdict = (Outcome.SUCCESS, None)
 
-    def __enter__(self) -> Guard:
+    def __enter__(self) -> Self:
         if self._given is not None:
             raise RuntimeError("a guard is for one block: ask the breaker for a new one")
         self._given = self._protector.enter()
@@ -305,10 +311,11 @@ class Guard:
         return self
 
     def __exit__(self, cls: object, error: BaseException | None, traceback: object) -> None:
-        assert self._given is not None
+        if self._given is None:
+            raise RuntimeError("a guard that was not entered cannot be left")
         self._protector.exit(self._given, self._start, error, self._verdict)
 
-    async def __aenter__(self) -> Guard:
+    async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(self, cls: object, error: BaseException | None, traceback: object) -> None:

@@ -13,7 +13,9 @@ class ContradictionError(ValueError):
 
 
 class Registry:
-    """The breakers of a process. Thread-safe; iterating goes over a copy, so others may add meanwhile."""
+    """The breakers of a process. Thread-safe; iterating goes over a copy, so others may add
+    meanwhile.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,8 +63,8 @@ def _check_same(existing: CircuitBreaker, asked: CircuitBreaker) -> None:
             differences.append(f"{part}: {old!r} and {new!r}")
     if differences:
         raise ContradictionError(
-            f"breaker {existing.name!r} exists with another policy; it has, and this call asks for, "
-            + "; ".join(differences)
+            f"breaker {existing.name!r} exists with another policy;"
+            f" what it has and what this call asks for: {'; '.join(differences)}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from breakerscope.events import Event, EventType
@@ -28,7 +28,7 @@ class FakeClock:
 
 
 @contextmanager
-def capture_events(*types: EventType, hub: Hub = default_hub) -> Iterator[list[Event]]:
+def capture_events(*types: EventType, hub: Hub = default_hub) -> Generator[list[Event]]:
     """Inside the block, all events of these types (none named: all) are appended to the list.
 
     They are delivered in the thread of the call, so they are in the list when the call returns.

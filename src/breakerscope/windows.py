@@ -1,7 +1,7 @@
 """What the last calls were: a window over the last N calls, or over the last T seconds.
 
-Both keep three figures (calls, failures, slow calls) up to date at a constant cost per call. Neither
-reads a clock: time comes in as an argument, in seconds of any monotonic clock.
+Both keep three figures (calls, failures, slow calls) up to date at a constant cost per call.
+Neither reads a clock: time comes in as an argument, in seconds of any monotonic clock.
 
 `fence()` is the time until which successes may be added in a batch without saying when each of them
 happened. A count window does not care about time. A time window forgets by whole buckets, so every
@@ -25,7 +25,9 @@ class Window(Protocol):
     slow_calls: int
 
     def advance(self, now: float) -> None:
-        """Forget what is too old at `now`. Time that stands still or runs backwards does nothing."""
+        """Forget what is too old at `now`. Time that stands still or runs backwards does
+        nothing.
+        """
         ...
 
     def add_successes(self, n: int) -> None:

@@ -2,18 +2,17 @@
 
 An application that has configured structlog gets the lines through its own processors. In any other
 the lines go to `logging.getLogger("breakerscope")`, which says nothing unless somebody listens.
-Rejections: the first one at once, then one line for each interval. `rejections` says how many calls a
-line stands for, so the lines of a breaker always add up to the calls it refused.
+Rejections: the first one at once, then one line for each interval. `rejections` says how many
+calls a line stands for, so the lines of a breaker always add up to the calls it refused.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from breakerscope.catalogue import LogEvent
-from breakerscope.events import CallRejected, CallSettled, Event, Outcome, State, StateChanged
+from breakerscope.events import CallRejected, Event, Outcome, State, StateChanged
 from breakerscope.hub import Hub, Subscription
 from breakerscope.telemetry.traces import current_trace
 
@@ -126,5 +125,3 @@ def _standard_log(level: str, name: str, keys: dict[str, Any]) -> None:
         text = " ".join(f"{key}={value}" for key, value in keys.items())
         extra = {f"breakerscope_{key}": value for key, value in keys.items()}
         _standard_logger.log(_LEVELS[level], "%s %s", name, text, extra=extra)
-
-

@@ -23,14 +23,19 @@ from breakerscope.registry import Registry
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client import Metric as Family
+    from prometheus_client.samples import Exemplar
 
 
 class DuplicateMetricError(ValueError):
-    """The registry has a metric with one of our names already. The message names the registry's error."""
+    """The registry has a metric with one of our names already. The message names the registry's
+    error.
+    """
 
 
 def attach(registry: CollectorRegistry, breakers: Registry, hub: Hub) -> BreakerCollector:
-    """Show the breakers of `breakers` in `registry`. Raises DuplicateMetricError on a name clash."""
+    """Show the breakers of `breakers` in `registry`. Raises DuplicateMetricError on a name
+    clash.
+    """
     collector = BreakerCollector(breakers, hub)
     try:
         registry.register(collector)
@@ -43,7 +48,9 @@ def attach(registry: CollectorRegistry, breakers: Registry, hub: Hub) -> Breaker
 
 
 class BreakerCollector:
-    """A custom collector in prometheus_client's sense. Thread-safe; holds no lock while it reads."""
+    """A custom collector in prometheus_client's sense. Thread-safe; holds no lock while it
+    reads.
+    """
 
     def __init__(self, breakers: Registry, hub: Hub) -> None:
         self._breakers = breakers
@@ -140,7 +147,7 @@ def _histogram(
     yield catalogue.CALL_DURATION, "_sum", labels, durations.total_seconds, None
 
 
-def _exemplar(observed: Observed | None) -> object:
+def _exemplar(observed: Observed | None) -> Exemplar | None:
     if observed is None:
         return None
     from prometheus_client.samples import Exemplar

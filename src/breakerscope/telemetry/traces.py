@@ -50,8 +50,9 @@ def current_trace(*, sampled_only: bool = True) -> Mapping[str, str] | None:
 def context_guard() -> Guard:
     """Says cheaply whether any OpenTelemetry context is current; without one there is no span.
 
-    The public way to the current span costs more than the rest of a protected call. The default runtime context
-    keeps an empty mapping in one context variable; where that is not so, the public way is taken.
+    The public way to the current span costs more than the rest of a protected call. The default
+    runtime context keeps an empty mapping in one context variable; where that is not so, the
+    public way is taken.
     """
     from opentelemetry import context, trace
 
