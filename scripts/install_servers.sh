@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs the servers that the tests talk to, where that is possible: Debian or a relative, as root.
+# Elsewhere the tests that need a server skip with a reason. No service is started.
+set -euo pipefail
+
+# package=the binary it brings
+servers=(prometheus=prometheus)
+
+missing=()
+for server in "${servers[@]}"; do
+  command -v "${server#*=}" >/dev/null 2>&1 || missing+=("${server%%=*}")
+done
+[ "${#missing[@]}" -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" -ne 0 ]; then
+  echo "not installed: ${missing[*]} (needs apt-get and root); the tests that need them will be skipped"
+  exit 0
+fi
+
+# Debian starts a service as soon as it is installed, unless this file says no.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod +x "$policy"
+  trap 'rm -f "$policy"' EXIT
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+install() { apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
+install 2>/dev/null || { apt-get update -qq; install; }
+echo "installed: ${missing[*]}"
