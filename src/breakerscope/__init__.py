@@ -17,6 +17,7 @@ from breakerscope.events import (
 from breakerscope.gate import CircuitBreakerOpenError, Clock, Reading
 from breakerscope.hub import Subscription, SubscriptionError
 from breakerscope.instrument import (
+    SpanPolicy,
     Telemetry,
     TelemetryError,
     breakers,
@@ -52,6 +53,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Reading",
+    "SpanPolicy",
     "State",
     "StateChanged",
     "Subscription",

@@ -506,14 +506,12 @@ class Gate:
     # -- listeners --------------------------------------------------------------------------------
 
     def _publish_locked(self, wanted: Sequence[Subscription], event: Event) -> None:
-        context = None
         for subscription in wanted:
             if subscription.inline:
                 self._outbox.append((subscription, event))
                 continue
-            if context is None:
-                context = copy_context()
-            subscription.put(context, event)
+            # One copy each: a context can be entered by one thread at a time.
+            subscription.put(copy_context(), event)
             if not subscription.working:
                 self._outbox.append((subscription, None))
 

@@ -157,12 +157,19 @@ class Protector:
         if type(result) is CoroutineType:
             # A callable that hides its kind (a partial, a lambda): the call is yet to be made.
             self._gate.give_back(given)
-            return cast("R", self._coroutine(_identity)(cast("Any", result)))
+            return cast("R", self._await(cast("Any", result)))
         if end - start >= self._slow_from or end >= given.fence or given.watch():
             self.succeeded(given, end - start, result)
         else:
             given.append(end - start)
         return result
+
+    async def _await(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        try:
+            return await self._coroutine(_identity)(coroutine)
+        finally:
+            # A refused call must not leave a coroutine behind that nobody awaits.
+            coroutine.close()
 
     def _generator(
         self, fn: Callable[P, Generator[Any, Any, R]]
@@ -322,7 +329,7 @@ class Guard:
         self.__exit__(cls, error, traceback)
 
 
-async def _identity(coroutine: Coroutine[Any, Any, Any]) -> Any:
+async def _identity(coroutine: Coroutine[Any, Any, R]) -> R:
     return await coroutine
 
 

@@ -10,6 +10,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
+
 from tests.servers.otlp import OtlpReceiver, SpanEvent
 from tests.servers.process import wait_until
 from tests.servers.prometheus import Prometheus

@@ -1,0 +1,58 @@
+"""Never executed: what mypy and pyright have to understand of the public functions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import assert_type
+
+import breakerscope as bs
+
+breaker = bs.instrumented_breaker("x", consecutive_failures=5, open_for=10.0, ignore=KeyError)
+
+
+@breaker
+def plain(amount: int, *, note: str = "") -> str:
+    return note * amount
+
+
+@breaker
+async def coroutine(amount: int) -> float:
+    return amount
+
+
+@breaker
+def stream(amount: int) -> Iterator[int]:
+    yield amount
+
+
+@breaker
+async def async_stream(amount: int) -> AsyncIterator[int]:
+    yield amount
+
+
+class Service:
+    @breaker
+    def method(self, amount: int) -> bytes:
+        return bytes(amount)
+
+
+async def use() -> None:
+    assert_type(plain(1, note="n"), str)
+    assert_type(await coroutine(1), float)
+    assert_type(stream(1), Iterator[int])
+    assert_type(async_stream(1), AsyncIterator[int])
+    assert_type(Service().method(1), bytes)
+    assert_type(breaker.call(int, "1"), int)
+    assert_type(await breaker.call(coroutine, 1), float)
+    plain("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    breaker.call(plain, 1, not_there=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    with breaker.guard() as guard:
+        assert_type(guard, bs.Guard)
+    async with breaker.guard() as guard:
+        guard.fail("stale")
+    with breaker.isolated(reason="maintenance"):
+        assert_type(breaker.state, bs.State)
+    try:
+        plain(1)
+    except bs.CircuitBreakerOpenError as error:
+        assert_type(error.retry_after, float | None)

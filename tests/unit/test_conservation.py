@@ -1,0 +1,257 @@
+"""Nothing lost, nothing counted twice: threads, tasks, forks, and numbers read in between."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from breakerscope import CircuitBreakerOpenError, Outcome
+from breakerscope.breaker import CircuitBreaker
+from breakerscope.events import CallRejected, CallSettled, Event
+from breakerscope.gate import Reading
+from breakerscope.hub import Hub
+from breakerscope.policy import Policy
+from tests.unit.support import Boom
+
+THREADS = 8
+CALLS = 20_000
+TASKS = 200
+
+
+@pytest.fixture
+def hasty_interpreter() -> Iterator[None]:
+    """Threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def one_call(protected: Callable[[BaseException | None], None], chance: float) -> Outcome:
+    """Make one call that ends in one of the ways, and say how the caller saw it."""
+    error: BaseException | None = None
+    expected = Outcome.SUCCESS
+    if chance < 0.05:
+        error, expected = Boom(), Outcome.FAILURE
+    elif chance < 0.07:
+        error, expected = KeyError(), Outcome.IGNORED
+    elif chance < 0.09:
+        error, expected = asyncio.CancelledError(), Outcome.CANCELLED
+    try:
+        protected(error)
+    except CircuitBreakerOpenError:
+        return Outcome.REJECTED
+    except (Boom, KeyError, asyncio.CancelledError) as raised:
+        assert raised is error
+    return expected
+
+
+def total(reading: Reading) -> Counter[Outcome]:
+    return Counter({outcome: n for outcome, n in reading.calls.items() if n})
+
+
+def make(hub: Hub) -> CircuitBreaker:
+    from breakerscope.classify import Classifier
+
+    policy = Policy(consecutive_failures=3, failure_rate=0.3, open_for=0.002, probes=2)
+    return CircuitBreaker("threads", policy, classifier=Classifier(ignore=KeyError), hub=hub)
+
+
+@pytest.mark.usefixtures("hasty_interpreter")
+@pytest.mark.parametrize("subscribed", [False, True])
+def test_threads_scrapes_and_manual_control_lose_nothing(subscribed: bool) -> None:
+    hub = Hub()
+    breaker = make(hub)
+    events: Counter[Outcome] = Counter()
+    changes = Counter[tuple[str, str]]()
+    seen: list[int] = []
+
+    def listen(event: Event) -> None:
+        seen.append(event.seq)
+        if isinstance(event, CallSettled):
+            events[event.outcome] += 1
+        elif isinstance(event, CallRejected):
+            events[Outcome.REJECTED] += 1
+        else:
+            changes[event.old, event.new] += 1
+
+    if subscribed:
+        hub.subscribe(listen, queue_size=THREADS * CALLS * 2)
+
+    @breaker
+    def protected(error: BaseException | None) -> None:
+        if error is not None:
+            raise error
+
+    tallies = [Counter[Outcome]() for _ in range(THREADS)]
+
+    def work(number: int) -> None:
+        chances = random.Random(number)
+        for _ in range(CALLS):
+            tallies[number][one_call(protected, chances.random())] += 1
+
+    done = threading.Event()
+
+    def disturb() -> None:
+        before = breaker.read()
+        while not done.is_set():
+            reading = breaker.read()
+            for outcome, count in reading.calls.items():
+                assert count >= before.calls[outcome]
+            before = reading
+            with breaker.isolated():
+                pass
+            breaker.disable()
+            breaker.reset()
+
+    errors: list[BaseException] = []
+
+    def guarded(target: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:
+                errors.append(error)
+
+        return run
+
+    workers = [
+        threading.Thread(target=guarded(lambda number=number: work(number)))  # type: ignore[misc]
+        for number in range(THREADS)
+    ]
+    disturber = threading.Thread(target=guarded(disturb))
+    for thread in (disturber, *workers):
+        thread.start()
+    for thread in workers:
+        thread.join()
+    done.set()
+    disturber.join()
+
+    assert errors == []
+    asked = sum(tallies, Counter())
+    reading = breaker.read()
+    assert total(reading) == asked
+    assert asked.total() == THREADS * CALLS
+    assert reading.in_flight == 0
+    histogram = {outcome: sum(of.counts) for outcome, of in reading.durations.items()}
+    assert histogram == {outcome: asked[outcome] for outcome in histogram}
+    if subscribed:
+        assert hub.flush(60.0)
+        assert hub.dropped()[next(iter(hub.dropped()))] == 0
+        assert events == asked
+        assert sum(changes.values()) == sum(reading.transitions.values())
+        assert seen == list(range(1, len(seen) + 1))
+
+
+def test_tasks_of_which_a_third_is_cancelled_lose_nothing() -> None:
+    hub = Hub()
+    breaker = make(hub)
+    tally: Counter[Outcome] = Counter()
+
+    @breaker
+    async def protected(error: BaseException | None, pause: float) -> None:
+        await asyncio.sleep(pause)
+        if error is not None:
+            raise error
+
+    async def user(number: int) -> None:
+        chances = random.Random(number)
+        error = Boom() if chances.random() < 0.1 else None
+        started = False
+        try:
+            started = True
+            await protected(error, chances.random() / 100)
+            tally[Outcome.SUCCESS] += 1
+        except CircuitBreakerOpenError:
+            tally[Outcome.REJECTED] += 1
+        except Boom:
+            tally[Outcome.FAILURE] += 1
+        except asyncio.CancelledError:
+            assert started
+            tally[Outcome.CANCELLED] += 1
+
+    async def main() -> None:
+        chances = random.Random(0)
+        tasks = [asyncio.create_task(user(number)) for number in range(TASKS)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            if chances.random() < 1 / 3:
+                await asyncio.sleep(chances.random() / 1000)
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+    reading = breaker.read()
+    assert total(reading) == tally
+    assert tally.total() == TASKS
+    assert tally[Outcome.CANCELLED] > 0
+    assert reading.in_flight == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_forked_child_starts_afresh() -> None:
+    hub = Hub()
+    breaker = make(hub)
+    for _ in range(10):
+        breaker.call(int)
+    in_flight = breaker.guard()
+    in_flight.__enter__()
+    child = os.fork()
+    if child == 0:
+        # A failed check must not run pytest's own end in the child.
+        code = 1
+        try:
+            fresh = breaker.read()
+            breaker.call(int)
+            counted = breaker.read()
+            if sum(fresh.calls.values()) == fresh.in_flight == 0:
+                code = 0 if counted.calls[Outcome.SUCCESS] == 1 and not counted.in_flight else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    in_flight.__exit__(None, None, None)
+    assert breaker.read().calls[Outcome.SUCCESS] == 11
+
+
+def test_never_more_probes_in_flight_than_allowed() -> None:
+    """All callers arrive in the same instant: nodeshift/opossum#819, resilience4j#1432."""
+    breaker = CircuitBreaker(
+        "herd", Policy(consecutive_failures=1, open_for=0.01, probes=2), hub=Hub()
+    )
+    with pytest.raises(Boom), breaker.guard():
+        raise Boom
+    barrier = threading.Barrier(20)
+    release = threading.Event()
+    admitted: list[int] = []
+    rejected: list[int] = []
+
+    def caller(number: int) -> None:
+        barrier.wait()
+        try:
+            with breaker.guard():
+                admitted.append(number)
+                release.wait(10)
+        except CircuitBreakerOpenError:
+            rejected.append(number)
+
+    while True:
+        # The wait is real time here: the callers come after it is over.
+        if breaker.read().state_seconds[breaker.state] > 0.01:
+            break
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    while len(rejected) < 18:
+        assert len(admitted) <= 2
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert (len(admitted), len(rejected)) == (2, 18)

@@ -1,0 +1,196 @@
+"""Listeners: what they do never reaches the protected call, and what they miss is counted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextvars import ContextVar
+
+import pytest
+
+from breakerscope.events import CallRejected, CallSettled, Event, Outcome, StateChanged
+from breakerscope.hub import Hub, SubscriptionError
+from breakerscope.testing import FakeClock, capture_events
+from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
+
+WAIT = 10.0
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_raising_listener_changes_nothing(inline: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that raises must not kill the call or the lane: bagowix/interlock#83."""
+    hub = Hub()
+    breaker = make_breaker(hub=hub)
+    heard: list[Event] = []
+
+    def raising(event: Event) -> None:
+        heard.append(event)
+        raise ValueError("secret of the user")
+
+    hub.subscribe(raising, name="raising", inline=inline)
+    with caplog.at_level(logging.ERROR, logger="breakerscope"):
+        assert [breaker.call(succeed) for _ in range(3)] == ["fine"] * 3
+        with pytest.raises(Boom):
+            breaker.call(fail)
+        assert hub.flush(WAIT)
+    assert len(heard) == 4
+    assert hub.errors() == {"raising": 4}
+    assert [record.getMessage() for record in caplog.records] == [
+        "raising raised ValueError; the protected calls go on, what it did with this event is lost"
+    ]
+
+
+def test_a_sleeping_listener_does_not_hold_up_calls() -> None:
+    hub = Hub()
+    breaker = make_breaker(hub=hub)
+    awake = threading.Event()
+    heard: list[int] = []
+
+    def sleeping(event: Event) -> None:
+        awake.wait(WAIT)
+        heard.append(event.seq)
+
+    hub.subscribe(sleeping, name="sleeping", queue_size=5)
+    for _ in range(20):
+        assert breaker.call(succeed) == "fine"
+    # All 20 calls have returned while the listener still sleeps over the first one.
+    assert heard == []
+    assert breaker.read().calls[Outcome.SUCCESS] == 20
+    awake.set()
+    assert hub.flush(WAIT)
+    dropped = hub.dropped()["sleeping"]
+    assert len(heard) + dropped == 20
+    assert dropped in (14, 15)
+    assert heard == list(range(1, len(heard) + 1))
+
+
+def test_one_sleeping_listener_takes_nothing_from_the_others() -> None:
+    hub = Hub()
+    breaker = make_breaker(hub=hub)
+    awake = threading.Event()
+    heard: list[int] = []
+    arrived = threading.Event()
+
+    def quick(event: Event) -> None:
+        heard.append(event.seq)
+        if len(heard) == 100:
+            arrived.set()
+
+    hub.subscribe(lambda _: awake.wait(WAIT), name="sleeping", queue_size=1)
+    hub.subscribe(quick)
+    for _ in range(100):
+        breaker.call(succeed)
+    assert arrived.wait(WAIT)
+    awake.set()
+    assert heard == list(range(1, 101))
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_listener_that_makes_calls_hears_nothing_of_them(inline: bool) -> None:
+    hub = Hub()
+    breaker = make_breaker(hub=hub)
+    heard: list[Event] = []
+
+    def calling(event: Event) -> None:
+        heard.append(event)
+        breaker.call(succeed)
+
+    hub.subscribe(calling, name="calling", inline=inline)
+    breaker.call(succeed)
+    assert hub.flush(WAIT)
+    assert len(heard) == 1
+    assert hub.dropped() == {"calling": 1}
+    assert breaker.read().calls[Outcome.SUCCESS] == 2
+
+
+def test_a_listener_may_ask_the_breaker_for_its_state() -> None:
+    """A callback under a lock that asks for the state hangs: sony/gobreaker#37 and #119."""
+    hub = Hub()
+    breaker = make_breaker(hub=hub, consecutive_failures=1)
+    states: list[str] = []
+    hub.subscribe(lambda _: states.append(breaker.state), StateChanged, inline=True)
+    fail_times(breaker, 1)
+    assert states == ["open"]
+
+
+def test_the_queue_carries_the_context_of_the_call() -> None:
+    hub = Hub()
+    breaker = make_breaker(hub=hub)
+    request: ContextVar[str] = ContextVar("request", default="none")
+    heard: list[str] = []
+    hub.subscribe(lambda _: heard.append(request.get()))
+    for name in ("first", "second"):
+        request.set(name)
+        breaker.call(succeed)
+    request.set("none")
+    assert hub.flush(WAIT)
+    assert heard == ["first", "second"]
+
+
+def test_filters() -> None:
+    hub, clock = Hub(), FakeClock()
+    breaker = make_breaker(clock, hub=hub, consecutive_failures=2, open_for=100.0)
+    other = make_breaker(hub=hub, name="other")
+    heard: dict[str, list[str]] = {"failures": [], "changes": [], "some": [], "other": [], "no": []}
+
+    def into(key: str) -> object:
+        return lambda event: heard[key].append(type(event).__name__)
+
+    subscriptions = [
+        hub.subscribe(into("failures"), CallSettled, outcomes={Outcome.FAILURE}, inline=True),  # type: ignore[arg-type]
+        hub.subscribe(into("changes"), StateChanged, inline=True),  # type: ignore[arg-type]
+        hub.subscribe(into("some"), CallRejected, every=10.0, inline=True),  # type: ignore[arg-type]
+        hub.subscribe(into("no"), when=lambda: False, inline=True),  # type: ignore[arg-type]
+        other.subscribe(into("other"), inline=True),  # type: ignore[arg-type]
+    ]
+    breaker.call(succeed)
+    fail_times(breaker, 2)
+    for _ in range(3):
+        refused(breaker)
+    clock.advance(10.0)
+    refused(breaker)
+    other.call(succeed)
+    for subscription in subscriptions:
+        subscription.close()
+    refused(breaker)
+    other.call(succeed)
+    assert heard == {
+        "failures": ["CallSettled", "CallSettled"],
+        "changes": ["StateChanged"],
+        "some": ["CallRejected", "CallRejected"],
+        "other": ["CallSettled"],
+        "no": [],
+    }
+
+
+def test_a_subscriber_hears_of_breakers_made_later() -> None:
+    hub = Hub()
+    with capture_events(CallSettled, hub=hub) as events:
+        make_breaker(hub=hub, name="later").call(succeed)
+    make_breaker(hub=hub, name="too late").call(succeed)
+    assert [event.breaker for event in events] == ["later"]
+
+
+def test_a_call_in_flight_at_the_subscription_is_heard_of() -> None:
+    hub = Hub()
+    breaker = make_breaker(hub=hub)
+    breaker.call(succeed)
+    with breaker.guard():
+        hub.subscribe(heard := [].append, inline=True)  # type: ignore[var-annotated]
+    assert len(heard.__self__) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": -1.0}, "every=-1.0: allowed are seconds, 0 or more"),
+        ({"queue_size": 0}, "queue_size=0: allowed is 1 or more"),
+    ],
+)
+def test_impossible_subscriptions(options: dict[str, float], message: str) -> None:
+    with pytest.raises(SubscriptionError, match=message):
+        Hub().subscribe(print, **options)  # type: ignore[arg-type]
+    with pytest.raises(SubscriptionError, match="allowed are CallSettled, CallRejected"):
+        Hub().subscribe(print, int)  # type: ignore[arg-type]
+    with pytest.raises(SubscriptionError, match="allowed is a callable"):
+        Hub().subscribe("print")  # type: ignore[arg-type]
