@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_one_outage_tells_the_whole_story() -> None:
         assert breaker.call(succeed) == "fine"
 
     closed, half_open = State.CLOSED, State.HALF_OPEN
-    nothing = {"slow_calls": 0, "failure_ratio": None, "slow_call_ratio": None}
+    nothing: Any = {"slow_calls": 0, "failure_ratio": None, "slow_call_ratio": None}
     assert events == [
         CallSettled(
             breaker=NAME, seq=1, at=1000.5, state=closed, outcome=Outcome.SUCCESS, duration=0.5

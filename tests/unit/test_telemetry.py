@@ -74,7 +74,7 @@ def an_outage() -> bs.CircuitBreaker:
     return breaker
 
 
-# -- metrics ----------------------------------------------------------------------------------------
+# -- metrics --------------------------------------------------------------------------------------
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -172,7 +172,7 @@ def test_exemplars_name_the_trace(
     assert exemplars == [trace_id]
 
 
-# -- traces -----------------------------------------------------------------------------------------
+# -- traces ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("registry")
@@ -226,7 +226,7 @@ def test_no_span_no_cost_no_event() -> None:
     assert bs.flush()
 
 
-# -- logs -------------------------------------------------------------------------------------------
+# -- logs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("registry")
