@@ -108,10 +108,16 @@ class Subscription:
         self._worker: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def close(self) -> None:
-        """Stop listening. What is already queued is still delivered. Closing twice is harmless."""
+    def close(self, wait: float = 0.0) -> None:
+        """Stop listening. What is already queued is still delivered. Closing twice is harmless.
+
+        Waits up to `wait` seconds until the last event was delivered and the thread has ended.
+        """
         self._hub.unsubscribe(self)
         self._queue.put(None)
+        worker = self._worker
+        if wait and worker is not None and worker is not threading.current_thread():
+            worker.join(wait)
 
     def __enter__(self) -> Self:
         return self

@@ -108,6 +108,10 @@ def flush(timeout: float = 5.0) -> bool:
     return default_hub.flush(timeout)
 
 
+CLOSE_SECONDS = 5.0
+"""How long closing waits for the last log lines."""
+
+
 class Telemetry:
     """What `setup_telemetry` switched on. `close()` switches it off and leaves nothing behind."""
 
@@ -120,7 +124,7 @@ class Telemetry:
         self.traces = traces
 
     def close(self) -> None:
-        """Undo everything. Closing twice is harmless."""
+        """Undo everything, after the last log lines were written. Closing twice is harmless."""
         global _telemetry  # noqa: PLW0603 - one set-up a process, as one registry
         with _lock:
             while self._undo:
@@ -204,12 +208,13 @@ def _attach(
     if span_policy != "off":
         from breakerscope.telemetry import traces as opentelemetry
 
-        subscription = opentelemetry.attach(default_hub, policy=span_policy)
-        undo.append(lambda: opentelemetry.detach(default_hub, subscription))
+        spans = opentelemetry.attach(default_hub, policy=span_policy)
+        undo.append(lambda: opentelemetry.detach(default_hub, spans))
     if logs:
         from breakerscope.telemetry import logs as structlog
 
-        undo.append(structlog.attach(default_hub).close)
+        subscription = structlog.attach(default_hub)
+        undo.append(lambda: subscription.close(wait=CLOSE_SECONDS))
 
 
 def _set_up_once() -> None:
