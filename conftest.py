@@ -1,4 +1,4 @@
-"""Every Python block in the documents runs as a test; the blocks of one document share their names."""
+"""Every Python block in the documents runs as a test; those of one document share their names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import pytest
 from sybil import Sybil
 from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import PythonCodeBlockParser
+
+pytest_plugins = ["pytester"]
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],

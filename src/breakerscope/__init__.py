@@ -5,15 +5,18 @@ Everything public is here; the modules behind it may move.
 
 from breakerscope.breaker import BreakerNameError, CircuitBreaker
 from breakerscope.classify import Classifier, ClassifierError
+from breakerscope.config import ConfigError
 from breakerscope.events import (
     CallRejected,
     CallSettled,
     Cause,
     Event,
+    FallbackUsed,
     Outcome,
     State,
     StateChanged,
 )
+from breakerscope.fallback import FallbackError
 from breakerscope.gate import CircuitBreakerOpenError, Clock, Reading
 from breakerscope.hub import Subscription, SubscriptionError
 from breakerscope.instrument import (
@@ -21,6 +24,8 @@ from breakerscope.instrument import (
     Telemetry,
     TelemetryError,
     breakers,
+    breakers_per,
+    configure,
     flush,
     get_breaker,
     instrumented_breaker,
@@ -30,12 +35,16 @@ from breakerscope.instrument import (
 )
 from breakerscope.ledger import BucketsError
 from breakerscope.machine import Figures
+from breakerscope.per_key import BreakersPer, LimitError
 from breakerscope.policy import Policy, PolicyError
 from breakerscope.protect import Guard
 from breakerscope.registry import ContradictionError
+from breakerscope.retry_after import http_retry_after
+from breakerscope.snapshots import SnapshotError
 
 __all__ = [
     "BreakerNameError",
+    "BreakersPer",
     "BucketsError",
     "CallRejected",
     "CallSettled",
@@ -45,14 +54,19 @@ __all__ = [
     "Classifier",
     "ClassifierError",
     "Clock",
+    "ConfigError",
     "ContradictionError",
     "Event",
+    "FallbackError",
+    "FallbackUsed",
     "Figures",
     "Guard",
+    "LimitError",
     "Outcome",
     "Policy",
     "PolicyError",
     "Reading",
+    "SnapshotError",
     "SpanPolicy",
     "State",
     "StateChanged",
@@ -61,8 +75,11 @@ __all__ = [
     "Telemetry",
     "TelemetryError",
     "breakers",
+    "breakers_per",
+    "configure",
     "flush",
     "get_breaker",
+    "http_retry_after",
     "instrumented_breaker",
     "remove_breaker",
     "setup_telemetry",

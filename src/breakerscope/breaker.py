@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random as _random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 from breakerscope.classify import EVERY_EXCEPTION_FAILS, Classifier
-from breakerscope.events import EventType, State
+from breakerscope.events import EventType, Outcome, State
+from breakerscope.fallback import Fallback
 from breakerscope.gate import SYSTEM_CLOCK, Clock, Gate, Reading
 from breakerscope.hub import Hub, SubscribeOptions, Subscription, default_hub
 from breakerscope.ledger import DEFAULT_BUCKETS, checked_buckets
 from breakerscope.policy import Policy
 from breakerscope.protect import Guard, Protector
+from breakerscope.snapshots import checked, to_snapshot
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,8 +87,7 @@ class CircuitBreaker:
         """All counters and figures at this moment, exact and consistent with each other."""
         return self._gate.read()
 
-    # -- protected calls
-    # ----------------------------------------------------------------------------
+    # -- protected calls ---------------------------------------------------------------------------
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """Protect a function: def, async def, generator, async generator, method or classmethod."""
@@ -96,12 +97,31 @@ class CircuitBreaker:
         """Call `fn` through the breaker. For a coroutine function, returns an awaitable."""
         return self._protector.call(fn, *args, **kwargs)
 
+    protect = __call__
+
     def guard(self) -> Guard:
         """One protected block, for `with` and `async with`."""
         return self._protector.guard()
 
-    # -- manual control
-    # -----------------------------------------------------------------------------
+    def with_fallback(
+        self, fallback: Callable[P, R], *, on: Collection[Outcome] = (Outcome.REJECTED,)
+    ) -> Fallback[P, R]:
+        """A decorator that protects a function and calls `fallback` in its place.
+
+        By default only where this breaker refuses; with `Outcome.FAILURE` in `on` also where the
+        call fails. The fallback gets the same arguments, and what it raises reaches the caller. For
+        a coroutine function it may be either kind of function. Each use is an event. Raises
+        FallbackError for what cannot be.
+        """
+        return Fallback(
+            fallback,
+            on=on,
+            protect=self._protector.wrap,
+            gate=self._gate,
+            classifier=self.classifier,
+        )
+
+    # -- manual control ----------------------------------------------------------------------------
 
     def force_open(self, reason: str | None = None) -> None:
         """Refuse every call until `reset`, `disable` or `adopt`. `reason` goes into the event."""
@@ -128,8 +148,20 @@ class CircuitBreaker:
         finally:
             self._gate.command(lambda machine, now: machine.end_isolation(now, reason))
 
-    # -- events
-    # -------------------------------------------------------------------------------------
+    def snapshot(self) -> dict[str, Any]:
+        """The whole state as plain data that JSON can hold; see `adopt`."""
+        return to_snapshot(self.name, self.policy, self._gate.dump())
+
+    def adopt(self, snapshot: Mapping[str, Any]) -> None:
+        """Take over a state from `snapshot()`, of this or another process.
+
+        The state, the window, the back-off and the rest of a wait are taken over; counters and
+        calls in flight are not. Raises SnapshotError with all problems, and then changes nothing.
+        """
+        state = checked(snapshot, self.policy)
+        self._gate.command(lambda machine, now: machine.load(state, now))
+
+    # -- events ------------------------------------------------------------------------------------
 
     def subscribe(
         self,

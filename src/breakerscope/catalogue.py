@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from breakerscope.events import SETTLED_OUTCOMES, Cause, Outcome, State
+from breakerscope.events import FALLBACK_OUTCOMES, SETTLED_OUTCOMES, Cause, Outcome, State
 
 
 class Kind(StrEnum):
@@ -53,6 +53,7 @@ class Metric:
 BREAKER = Label("breaker", "the name of the breaker")
 OUTCOME = Label("outcome", "how the call ended", tuple(Outcome))
 SETTLED_OUTCOME = Label("outcome", "how the admitted call ended", SETTLED_OUTCOMES)
+FALLBACK_OUTCOME = Label("outcome", "what the fallback stood in for", FALLBACK_OUTCOMES)
 STATE = Label("state", "a state of the breaker", tuple(State))
 FROM_STATE = Label("from_state", "the state before", tuple(State))
 TO_STATE = Label("to_state", "the state after", tuple(State))
@@ -81,6 +82,20 @@ SLOW_CALLS = Metric(
     (BREAKER,),
     "calls",
     "Settled calls that took at least the slow-call threshold of the policy.",
+)
+WOULD_REJECT = Metric(
+    "circuit_breaker_would_reject_total",
+    Kind.COUNTER,
+    (BREAKER,),
+    "calls",
+    "Calls that a policy in shadow mode would have rejected. They were made all the same.",
+)
+FALLBACKS = Metric(
+    "circuit_breaker_fallbacks_total",
+    Kind.COUNTER,
+    (BREAKER, FALLBACK_OUTCOME),
+    "calls",
+    "Calls of a fallback, by what it stood in for.",
 )
 STATE_NOW = Metric(
     "circuit_breaker_state",
@@ -178,6 +193,8 @@ METRICS = (
     CALLS,
     CALL_DURATION,
     SLOW_CALLS,
+    WOULD_REJECT,
+    FALLBACKS,
     STATE_NOW,
     TRANSITIONS,
     STATE_SECONDS,
@@ -200,6 +217,7 @@ class SpanEventName(StrEnum):
     CALL = "circuit_breaker.call"
     STATE_CHANGE = "circuit_breaker.state_change"
     REJECTION = "circuit_breaker.rejection"
+    FALLBACK = "circuit_breaker.fallback"
 
 
 class Attribute(StrEnum):
@@ -218,6 +236,7 @@ class Attribute(StrEnum):
     OPEN_FOR = "circuit_breaker.open_for"
     FAILURE_RATIO = "circuit_breaker.failure_ratio"
     REASON = "circuit_breaker.reason"
+    ENFORCED = "circuit_breaker.enforced"
     ERROR_TYPE = "error.type"
 
 
@@ -228,6 +247,7 @@ class LogEvent(StrEnum):
     CALL_FAILED = "circuit_breaker.call_failed"
     CALL_REJECTED = "circuit_breaker.call_rejected"
     CALL_SUCCEEDED = "circuit_breaker.call_succeeded"
+    FALLBACK_USED = "circuit_breaker.fallback_used"
 
 
 class TraceKey(StrEnum):

@@ -37,6 +37,10 @@ SETTLED_OUTCOMES = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED, Outcome.C
 """The outcomes of calls that were admitted."""
 
 
+FALLBACK_OUTCOMES = (Outcome.REJECTED, Outcome.FAILURE)
+"""What a fallback can stand in for."""
+
+
 class Cause(StrEnum):
     """Why a breaker changed its state."""
 
@@ -81,8 +85,10 @@ class CallRejected:
     """A call asked and was refused: the protected function did not run.
 
     `retry_after` is the time in seconds until the breaker may admit a call again, None if no time
-    is known (forced open). `rejected` counts the rejections of this breaker so far, this one
-    included, so that a listener that sees only some of them still knows how many there were.
+    is known (forced open). With a policy in shadow mode `enforced` is False: the call would have
+    been refused, and was made all the same. `rejected` counts the rejections of this breaker so
+    far, this one included, so that a listener that sees only some of them still knows how many
+    there were.
     """
 
     breaker: str
@@ -91,6 +97,7 @@ class CallRejected:
     state: State
     retry_after: float | None
     rejected: int
+    enforced: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +127,21 @@ class StateChanged:
     reason: str | None = None
 
 
-Event = CallSettled | CallRejected | StateChanged
-EventType = type[CallSettled] | type[CallRejected] | type[StateChanged]
-EVENT_TYPES: tuple[EventType, ...] = (CallSettled, CallRejected, StateChanged)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackUsed:
+    """A fallback was called in place of the protected function, or after it failed.
+
+    `outcome` says what it stood in for: REJECTED or FAILURE. `error` is the qualified name of the
+    class of the exception that the caller would have got.
+    """
+
+    breaker: str
+    seq: int
+    at: float
+    outcome: Outcome
+    error: str
+
+
+Event = CallSettled | CallRejected | StateChanged | FallbackUsed
+EventType = type[CallSettled] | type[CallRejected] | type[StateChanged] | type[FallbackUsed]
+EVENT_TYPES: tuple[EventType, ...] = (CallSettled, CallRejected, StateChanged, FallbackUsed)

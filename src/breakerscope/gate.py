@@ -23,20 +23,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from breakerscope.events import (
+    FALLBACK_OUTCOMES,
     CallRejected,
     CallSettled,
     Cause,
     Event,
+    FallbackUsed,
     Outcome,
     State,
     StateChanged,
 )
 from breakerscope.hub import Guard, Hub, Routes, Subscription
 from breakerscope.ledger import Durations, Exemplar, Ledger
-from breakerscope.machine import Figures, Machine, Permit, Transition
+from breakerscope.machine import OUTSIDE, Figures, Machine, Permit, Transition
 from breakerscope.policy import Policy
 
 PASSES = 64
@@ -103,6 +105,8 @@ class Reading:
     rejected: int
     slow: int
     in_flight: int
+    would_reject: int
+    fallbacks: Mapping[Outcome, int]
     transitions: Mapping[tuple[State, State, Cause], int]
     state_seconds: Mapping[State, float]
 
@@ -238,6 +242,9 @@ class Gate:
                 return self._give_locked(permit)
             state = self._machine.state
             self._reject_locked(state, retry_after, now, watched=bool(watched))
+            if self.policy.shadow:
+                self._given += 1
+                return Pass(Permit(OUTSIDE, state), self._routes.success_guard, fence=-inf)
         finally:
             self._release()
         raise CircuitBreakerOpenError(self.name, state, retry_after)
@@ -255,7 +262,9 @@ class Gate:
     def _reject_locked(
         self, state: State, retry_after: float | None, now: float, *, watched: bool
     ) -> None:
-        self._ledger.rejected += 1
+        ledger, enforced = self._ledger, not self.policy.shadow
+        ledger.rejected += enforced
+        ledger.would_reject += not enforced
         self._seq += 1
         due = [s for s in self._routes.rejected if self._is_due_locked(s, now, watched=watched)]
         if due:
@@ -265,7 +274,8 @@ class Gate:
                 at=self._clock.wall(),
                 state=state,
                 retry_after=retry_after,
-                rejected=self._ledger.rejected,
+                rejected=ledger.rejected + ledger.would_reject,
+                enforced=enforced,
             )
             self._publish_locked(due, event)
 
@@ -356,7 +366,7 @@ class Gate:
                 duration=duration,
                 error=error,
                 slow=slow,
-                late=late,
+                late=late and given.permit.generation != OUTSIDE,
             )
             self._publish_locked(wanted, event)
         if transition is not None:
@@ -448,10 +458,29 @@ class Gate:
             failure_ratio=figures.failure_ratio,
             slow_call_ratio=figures.slow_call_ratio,
             open_for=transition.open_for,
-            rejected=self._ledger.rejected,
+            rejected=self._ledger.rejected + self._ledger.would_reject,
             reason=transition.reason,
         )
         self._publish_locked(self._routes.changed, event)
+
+    def fallback_used(self, outcome: Outcome, error: str) -> None:
+        """A fallback is about to be called."""
+        self._lock.acquire()
+        try:
+            self._catch_up_locked()
+            self._ledger.fallbacks[outcome] += 1
+            self._seq += 1
+            if self._routes.fallbacks:
+                event = FallbackUsed(
+                    breaker=self.name,
+                    seq=self._seq,
+                    at=self._clock.wall(),
+                    outcome=outcome,
+                    error=error,
+                )
+                self._publish_locked(self._routes.fallbacks, event)
+        finally:
+            self._release()
 
     def command(self, act: Callable[[Machine, float], Transition | None]) -> None:
         """Give the machine a manual command."""
@@ -461,6 +490,14 @@ class Gate:
             transition = act(self._machine, now)
             if transition is not None:
                 self._changed_locked(transition, now)
+        finally:
+            self._release()
+
+    def dump(self) -> dict[str, Any]:
+        """The state of the machine as plain data."""
+        self._lock.acquire()
+        try:
+            return self._machine.dump(self._catch_up_locked())
         finally:
             self._release()
 
@@ -497,6 +534,8 @@ class Gate:
                 rejected=ledger.rejected,
                 slow=ledger.slow,
                 in_flight=self._given - self._settled,
+                would_reject=ledger.would_reject,
+                fallbacks={o: ledger.fallbacks[o] for o in FALLBACK_OUTCOMES},
                 transitions=dict(ledger.transitions),
                 state_seconds=ledger.state_seconds(now),
             )

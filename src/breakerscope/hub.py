@@ -32,6 +32,7 @@ from breakerscope.events import (
     CallSettled,
     Event,
     EventType,
+    FallbackUsed,
     Outcome,
     StateChanged,
 )
@@ -196,12 +197,20 @@ def inside_listener() -> bool:
 class Routes:
     """The subscriptions of one breaker by event type, worked out once for each change of them."""
 
-    __slots__ = ("changed", "rejected", "rejection_guard", "settled", "success_guard")
+    __slots__ = (
+        "changed",
+        "fallbacks",
+        "rejected",
+        "rejection_guard",
+        "settled",
+        "success_guard",
+    )
 
     def __init__(self, subscriptions: Sequence[Subscription], breaker: str) -> None:
         self.settled = tuple(s for s in subscriptions if s.wants(breaker, CallSettled))
         self.rejected = tuple(s for s in subscriptions if s.wants(breaker, CallRejected))
         self.changed = tuple(s for s in subscriptions if s.wants(breaker, StateChanged))
+        self.fallbacks = tuple(s for s in subscriptions if s.wants(breaker, FallbackUsed))
         self.success_guard = _any_of(
             [s.when for s in self.settled if Outcome.SUCCESS in s.outcomes]
         )
@@ -322,8 +331,7 @@ class Hub:
         delivered = [subscription.flush(deadline) for subscription in self._subscriptions]
         return all(delivered)
 
-    # -- telemetry about the telemetry
-    # --------------------------------------------------------------
+    # -- telemetry about the telemetry -------------------------------------------------------------
 
     def count_dropped(self, listener: str) -> None:
         """One event was not delivered to a listener."""

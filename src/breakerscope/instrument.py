@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
-from breakerscope.breaker import CircuitBreaker
+from breakerscope.breaker import BreakerNameError, CircuitBreaker
 from breakerscope.classify import Classifier, ExceptionRule, HintRule, ResultRule
+from breakerscope.config import from_environment, from_mapping, read_toml
 from breakerscope.events import EventType
 from breakerscope.hub import SubscribeOptions, Subscription, default_hub
 from breakerscope.ledger import DEFAULT_BUCKETS
+from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
 from breakerscope.policy import Policy
 from breakerscope.registry import default_registry
 
@@ -62,18 +66,52 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     the upper bounds of the duration histogram in seconds. Raises PolicyError, ClassifierError,
     BucketsError or BreakerNameError for what cannot be, and TypeError for an unknown option.
 
+    Options set by `configure` or in the environment (`BREAKERSCOPE_PAYMENT_API_OPEN_FOR=30`) go
+    before these; ConfigError says what is wrong with them.
+
     Unless `setup_telemetry` was called before, this calls it with its defaults. Thread-safe.
     """
     _set_up_once()
+    if not isinstance(name, str):
+        raise BreakerNameError(f"name={name!r}: allowed is text that is not empty")
     if not options and (existing := default_registry.get(name)) is not None:
         return existing
-    return default_registry.add(_build(name, dict(options)))
+    from_outside = _configured.get(name, {}) | from_environment(name, os.environ)
+    return default_registry.add(_build(name, {**options, **from_outside}))
 
 
 def _build(name: str, options: dict[str, Any]) -> CircuitBreaker:
     buckets = options.pop("buckets", DEFAULT_BUCKETS)
     rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
     return CircuitBreaker(name, Policy(**options), classifier=Classifier(**rules), buckets=buckets)
+
+
+def breakers_per(
+    prefix: str, *, limit: int = DEFAULT_LIMIT, **options: Unpack[BreakerOptions]
+) -> BreakersPer:
+    """One breaker for each key (host, tenant, model), all with these options, at most `limit`.
+
+    `per_host = breakers_per("search"); per_host("api.example.com")` is the breaker named
+    "search:api.example.com". When there are more keys than `limit`, the one that was not asked for
+    longest is forgotten, with its series. Raises LimitError, and what `instrumented_breaker` does.
+    """
+    _build(prefix, dict(options))
+    return BreakersPer(
+        prefix, lambda name: instrumented_breaker(name, **options), default_registry, limit
+    )
+
+
+def configure(source: Mapping[str, Any] | str | Path) -> None:
+    """Set policies from a mapping or a TOML file, for breakers that are made from now on.
+
+    What is set here goes before the options in the code, and the environment goes before both; see
+    `breakerscope.config`. A second call replaces the first. Raises ConfigError.
+    """
+    global _configured  # noqa: PLW0603 - one configuration a process
+    _configured = from_mapping(source) if isinstance(source, Mapping) else read_toml(source)
+
+
+_configured: dict[str, dict[str, Any]] = {}
 
 
 def get_breaker(name: str) -> CircuitBreaker | None:

@@ -110,17 +110,21 @@ class Ledger:
         "_seconds",
         "_state",
         "buckets",
+        "fallbacks",
         "histograms",
         "rejected",
         "slow",
         "transitions",
+        "would_reject",
     )
 
     def __init__(self, buckets: tuple[float, ...], *, state: State, now: float) -> None:
         self.buckets = buckets
         self.histograms: dict[Outcome, _Histogram] = {}
         self.rejected = 0
+        self.would_reject = 0
         self.slow = 0
+        self.fallbacks: Counter[Outcome] = Counter()
         self.transitions: Counter[tuple[State, State, Cause]] = Counter()
         self._seconds: dict[State, float] = {}
         self._state = state

@@ -74,6 +74,11 @@ def transitions_of(policy: Policy) -> list[tuple[State, State, Cause]]:
     return sorted(change for change in TRANSITIONS if change[2] not in never)
 
 
+def _resumable(state: State) -> State:
+    """What an isolation gives back: the probes of a half-open breaker are gone by then."""
+    return OPEN if state is HALF_OPEN else state
+
+
 class Permit:
     """Leave to make one call (a probe), or any number of calls of one generation."""
 
@@ -107,6 +112,10 @@ class Transition:
     figures: Figures
     open_for: float | None = None
     reason: str | None = None
+
+
+OUTSIDE = -1
+"""The generation of calls that the machine did not admit and that are made all the same."""
 
 
 class Admission(NamedTuple):
@@ -370,7 +379,7 @@ class Machine:
         self._isolations += 1
         if self._isolations > 1:
             return None
-        self._resume = OPEN if self.state is HALF_OPEN else self.state
+        self._resume = _resumable(self.state)
         if self.state is FORCED_OPEN:
             return None
         return self._enter(FORCED_OPEN, Cause.FORCE_OPEN, reason=reason)
@@ -485,7 +494,9 @@ class Machine:
         now = self.advance(now)
         state = State(data["state"])
         transition = None
-        if state is not self.state:
+        if self._isolations:
+            self._resume = _resumable(state)
+        elif state is not self.state:
             transition = self._enter(state, Cause.ADOPT, open_for=data["open_for"])
         self.window.load(data["rows"])
         self.consecutive_failures = data["consecutive_failures"]

@@ -39,8 +39,7 @@ class Protector:
         # A result that has to be looked at never leaves through the journal.
         self._slow_from = gate.slow_from if classifier.ignores_results else float("-inf")
 
-    # -- the end of a call
-    # --------------------------------------------------------------------------
+    # -- the end of a call -------------------------------------------------------------------------
 
     def succeeded(self, given: Pass, duration: float, result: object) -> None:
         """The function returned."""
@@ -65,8 +64,7 @@ class Protector:
             hint = classifier.hint(error, self._hub.count_error)
         self._gate.leave(given, duration, outcome, error_name(error), hint)
 
-    # -- the forms
-    # ----------------------------------------------------------------------------------
+    # -- the forms ---------------------------------------------------------------------------------
 
     def wrap(self, fn: Callable[P, R]) -> Callable[P, R]:
         """The same function, protected. The kind of function decides the form."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from breakerscope.events import Event, EventType
+from breakerscope.breaker import CircuitBreaker
+from breakerscope.events import Event, EventType, State
 from breakerscope.gate import Clock
 from breakerscope.hub import Hub, default_hub
 
@@ -25,6 +26,26 @@ class FakeClock:
         """Turn the clock by so many seconds; a negative number turns it back."""
         self.now += seconds
         self.wall += seconds
+
+
+def force_state(breaker: CircuitBreaker, state: State) -> None:
+    """Put a breaker into a state, as if it had got there by itself, with an empty window.
+
+    OPEN waits for the policy's `open_for` from now on. Counters stay as they are.
+    """
+    breaker.adopt(
+        {
+            **breaker.snapshot(),
+            "state": state.value,
+            "rows": CircuitBreaker(breaker.name, breaker.policy, hub=Hub()).snapshot()["rows"],
+            "consecutive_failures": 0,
+            "probe_successes": 0,
+            "ramp_for": 0.0,
+            "wait": breaker.policy.open_for,
+            "base_wait": breaker.policy.open_for,
+            "open_for": breaker.policy.open_for if state is State.OPEN else None,
+        }
+    )
 
 
 @contextmanager

@@ -12,7 +12,15 @@ import logging
 from typing import Any
 
 from breakerscope.catalogue import LogEvent
-from breakerscope.events import CallRejected, Event, Outcome, State, StateChanged
+from breakerscope.events import (
+    CallRejected,
+    CallSettled,
+    Event,
+    FallbackUsed,
+    Outcome,
+    State,
+    StateChanged,
+)
 from breakerscope.hub import Hub, Subscription
 from breakerscope.telemetry.traces import current_trace
 
@@ -28,6 +36,9 @@ def attach(hub: Hub) -> Subscription:
     """Log the events of all breakers, from a thread of its own and in the context of the call."""
     return hub.subscribe(
         _Writer(),
+        CallSettled,
+        CallRejected,
+        StateChanged,
         name="structlog",
         outcomes=LOGGED_OUTCOMES,
         every=REJECTION_INTERVAL,
@@ -76,10 +87,14 @@ class _Writer:
             }
             level = "warning" if event.new in WARNING_STATES else "info"
             return level, LogEvent.STATE_CHANGED, keys
+        if isinstance(event, FallbackUsed):
+            keys |= {"outcome": event.outcome.value, "error": event.error}
+            return "debug", LogEvent.FALLBACK_USED, keys
         keys["state"] = event.state.value
         if isinstance(event, CallRejected):
             keys["retry_after"] = event.retry_after
             keys["rejections"] = self._rejections_since_last_line(event)
+            keys["enforced"] = None if event.enforced else False
             return "warning", LogEvent.CALL_REJECTED, keys
         keys |= {
             "outcome": event.outcome.value,

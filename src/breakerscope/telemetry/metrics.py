@@ -101,6 +101,9 @@ def samples(reading: Reading, package_version: str) -> Iterator[Sample]:
         labels = own | {outcome_label: outcome.value}
         yield from _histogram(durations, reading.buckets, labels)
     yield catalogue.SLOW_CALLS, "_total", own, reading.slow, None
+    yield catalogue.WOULD_REJECT, "_total", own, reading.would_reject, None
+    for outcome, count in reading.fallbacks.items():
+        yield catalogue.FALLBACKS, "_total", own | {outcome_label: outcome.value}, count, None
     state_label = catalogue.STATE.name
     for state in State:
         labels = own | {state_label: state.value}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from breakerscope.catalogue import Attribute, SpanEventName, TraceKey
-from breakerscope.events import CallRejected, CallSettled, Event, Outcome
+from breakerscope.events import CallRejected, CallSettled, Event, FallbackUsed, Outcome
 from breakerscope.hub import Guard, Hub, Subscription
 
 if TYPE_CHECKING:
@@ -101,6 +101,13 @@ def describe(event: Event) -> tuple[str, dict[str, str | int | float | bool]]:
             Attribute.STATE.value: event.state.value,
             Attribute.OUTCOME.value: Outcome.REJECTED.value,
             Attribute.RETRY_AFTER.value: event.retry_after,
+            Attribute.ENFORCED.value: None if event.enforced else False,
+        }
+    elif isinstance(event, FallbackUsed):
+        name = SpanEventName.FALLBACK
+        facts |= {
+            Attribute.OUTCOME.value: event.outcome.value,
+            Attribute.ERROR_TYPE.value: event.error,
         }
     else:
         name = SpanEventName.STATE_CHANGE

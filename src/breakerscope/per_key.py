@@ -1,0 +1,53 @@
+"""One breaker for each host, tenant or model: bounded, since keys often come from outside."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from breakerscope.breaker import CircuitBreaker
+from breakerscope.registry import Registry
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 10_000
+
+
+class LimitError(ValueError):
+    """A limit cannot be. The message says what is allowed."""
+
+
+class BreakersPer:
+    """Breakers by key, at most `limit` of them. Thread-safe.
+
+    `per_host("api.example.com")` gives the breaker of that key, made when it is first asked for,
+    under the name `prefix:key`. When there are too many, the one that was not asked for longest is
+    forgotten, its series in the metrics with it; calls in flight through it end as usual.
+    """
+
+    def __init__(
+        self, prefix: str, make: Callable[[str], CircuitBreaker], registry: Registry, limit: int
+    ) -> None:
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
+            raise LimitError(f"limit={limit!r}: allowed is a whole number from 1 to {MAX_LIMIT}")
+        self._prefix = prefix
+        self._make = make
+        self._registry = registry
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._recent: OrderedDict[str, CircuitBreaker] = OrderedDict()
+
+    def __call__(self, key: str) -> CircuitBreaker:
+        """The breaker of this key."""
+        with self._lock:
+            if (breaker := self._recent.get(key)) is None:
+                breaker = self._recent[key] = self._make(f"{self._prefix}:{key}")
+                if len(self._recent) > self._limit:
+                    _, oldest = self._recent.popitem(last=False)
+                    self._registry.remove(oldest.name)
+            else:
+                self._recent.move_to_end(key)
+            return breaker
+
+    def __len__(self) -> int:
+        return len(self._recent)

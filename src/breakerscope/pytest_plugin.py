@@ -1,0 +1,35 @@
+"""Fixtures for tests of code that uses breakers; pytest finds them by the entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from breakerscope.events import Event
+from breakerscope.registry import default_registry
+from breakerscope.testing import FakeClock, capture_events
+
+
+@pytest.fixture
+def breaker_clock() -> FakeClock:
+    """A clock that stands still until the test turns it."""
+    return FakeClock()
+
+
+@pytest.fixture
+def breaker_events() -> Generator[list[Event], None, None]:
+    """All events of all breakers during the test."""
+    with capture_events() as events:
+        yield events
+
+
+@pytest.fixture
+def fresh_breakers() -> Generator[None, None, None]:
+    """The test starts without any breaker, and leaves those behind that there were before."""
+    before = list(default_registry)
+    default_registry.clear()
+    yield
+    default_registry.clear()
+    for breaker in before:
+        default_registry.add(breaker)
