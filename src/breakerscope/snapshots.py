@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from breakerscope.events import State
 from breakerscope.policy import Policy
@@ -92,7 +92,7 @@ def _rows(value: Any, policy: Policy) -> bool:
     """As many rows, as wide, as the window of this policy dumps."""
     if not isinstance(value, list):
         return False
-    rows: list[Any] = value
+    rows = cast("list[object]", value)
     if isinstance(policy.window, int):
         width, fits = 2, len(rows) <= policy.window
     else:
@@ -100,8 +100,8 @@ def _rows(value: Any, policy: Policy) -> bool:
     return fits and all(_row(row, width) for row in rows)
 
 
-def _row(value: Any, width: int) -> bool:
-    if not isinstance(value, list):
+def _row(row: Any, width: int) -> bool:
+    if not isinstance(row, list):
         return False
-    row: list[Any] = value
-    return len(row) == width and all(_count(number) for number in row)
+    numbers = cast("list[object]", row)
+    return len(numbers) == width and all(_count(number) for number in numbers)

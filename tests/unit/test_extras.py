@@ -25,7 +25,7 @@ from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, su
 pytestmark = pytest.mark.usefixtures("fresh_breakers")
 
 
-# -- fallbacks --------------------------------------------------------------------------------------
+# -- fallbacks --------------------
 
 
 def test_a_fallback_answers_refused_calls_only() -> None:
@@ -125,7 +125,7 @@ def test_impossible_fallbacks() -> None:
         breaker.with_fallback(stream)(stream)
 
 
-# -- shadow mode ------------------------------------------------------------------------------------
+# -- shadow mode --------------------
 
 
 def test_shadow_mode_reports_and_refuses_nothing() -> None:
@@ -160,7 +160,7 @@ def test_shadow_mode_reports_and_refuses_nothing() -> None:
     assert (reading.rejected, reading.would_reject, reading.in_flight) == (0, 2, 0)
 
 
-# -- breakers per key -------------------------------------------------------------------------------
+# -- breakers per key --------------------
 
 
 def test_breakers_per_key_are_bounded() -> None:
@@ -185,7 +185,7 @@ def test_impossible_options_are_told_before_the_first_key() -> None:
         bs.breakers_per("search", open_for=-1.0)
 
 
-# -- configuration ----------------------------------------------------------------------------------
+# -- configuration --------------------
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_the_environment_of_one_breaker() -> None:
         from_environment("a", {"BREAKERSCOPE_A_OPEN_FRO": "1"})
 
 
-# -- snapshots --------------------------------------------------------------------------------------
+# -- snapshots --------------------
 
 
 @pytest.mark.parametrize("window", [5, timedelta(seconds=10)])
@@ -312,7 +312,7 @@ def test_an_impossible_snapshot_changes_nothing() -> None:
         make_breaker(window=10).adopt(before)
 
 
-# -- help for tests ---------------------------------------------------------------------------------
+# -- help for tests --------------------
 
 
 @pytest.mark.parametrize("state", State)
@@ -346,7 +346,7 @@ def test_the_fixtures_of_the_plugin(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess("-p", "no:randomly").assert_outcomes(passed=1)
 
 
-# -- Retry-After ------------------------------------------------------------------------------------
+# -- Retry-After --------------------
 
 
 class Response:

@@ -1,0 +1,67 @@
+"""Renders what the documents say about the code: run by `make docs-parts`, checked by a test."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from breakerscope.events import Cause, State
+from breakerscope.machine import TRANSITIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+SEMANTICS = ROOT / "docs" / "semantics.md"
+BY_HAND = {Cause.FORCE_OPEN, Cause.DISABLE, Cause.RESET, Cause.RELEASE, Cause.ADOPT}
+
+
+def diagram() -> str:
+    """The changes that a breaker makes by itself, as a Mermaid state diagram."""
+    causes: defaultdict[tuple[State, State], list[str]] = defaultdict(list)
+    for old, new, cause in sorted(TRANSITIONS):
+        if cause not in BY_HAND:
+            causes[old, new].append(cause.value)
+    arrows = [
+        f"    {old.value} --> {new.value} : {' / '.join(why)}" for (old, new), why in causes.items()
+    ]
+    return "\n".join(
+        ["```mermaid", "stateDiagram-v2", "    [*] --> closed", *sorted(arrows), "```"]
+    )
+
+
+def table() -> str:
+    """All legal changes, with those by hand."""
+    causes: defaultdict[Cause, list[str]] = defaultdict(list)
+    for old, new, cause in sorted(TRANSITIONS):
+        causes[cause].append(f"{old.value} → {new.value}")
+    rows = [f"| `{cause.value}` | {', '.join(causes[cause])} |" for cause in Cause]
+    return "\n".join(["| cause | changes |", "| --- | --- |", *rows])
+
+
+PARTS = {"diagram": diagram, "transitions": table}
+
+
+def rendered(text: str) -> str:
+    """The text with each part between its markers made anew."""
+    for name, render in PARTS.items():
+        text = re.sub(
+            rf"(<!-- rendered: {name} -->\n).*?(\n<!-- end -->)",
+            lambda found, render=render: found[1] + render() + found[2],  # type: ignore[misc]
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+def main() -> int:
+    """Write the document; with --check only say whether it would change."""
+    before = SEMANTICS.read_text(encoding="utf-8")
+    after = rendered(before)
+    if "--check" in sys.argv:
+        return int(before != after)
+    SEMANTICS.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The command `breakerscope`. Thin: it reads arguments, all else is a function elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from breakerscope.demo import DemoError, Options, start
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line. The whole usage is one `--help` away."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (None: those of the process). Returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return start(
+            Options(
+                duration=arguments.duration,
+                headless=arguments.headless,
+                metrics_port=arguments.metrics_port,
+                seed=arguments.seed,
+                log_file=arguments.log_file,
+                picture=arguments.picture,
+            )
+        )
+    except DemoError as error:
+        print(f"breakerscope demo: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Options()
+    parser = _Parser(prog="breakerscope", description=sys.modules["breakerscope"].__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="real traffic through real breakers, with logs, metrics and traces",
+        description="Send real HTTP traffic through instrumented breakers to three services that"
+        " fail and heal by a script, show what happens, and check at the end that every call was"
+        " counted exactly once everywhere. Exit code 0 if so, 1 if not, 2 for bad input."
+        " Spans are exported by OTLP when OTEL_EXPORTER_OTLP_ENDPOINT is set.",
+    )
+    add = demo.add_argument
+    add("--duration", type=float, default=defaults.duration, metavar="SECONDS",
+        help="how long the script takes, 3 to 3600 (default: %(default)g)")  # fmt: skip
+    add("--headless", action="store_true",
+        help="no live view; this is the default where stdout is not a terminal")  # fmt: skip
+    add("--metrics-port", type=int, default=defaults.metrics_port, metavar="PORT",
+        help="where /metrics is served on 127.0.0.1 (default: 0, a free port)")  # fmt: skip
+    add("--seed", type=int, metavar="NUMBER",
+        help="the seed of all randomness (default: another one each time)")  # fmt: skip
+    add("--log-file", metavar="FILE",
+        help="where the JSON logs go; - is stderr (default: a new temporary file)")  # fmt: skip
+    add("--picture", metavar="FILE",
+        help="write the live view as it was at 60 %% of the run, as SVG")  # fmt: skip
+    return parser

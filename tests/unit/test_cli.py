@@ -1,0 +1,106 @@
+"""The command line: bad input is one clear line and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from breakerscope.cli import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr that goes with exit code 2."""
+    try:
+        code: object = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "error: " in err
+    return err
+
+
+@pytest.mark.parametrize("duration", ["0", "-5", "2.9", "3601", "inf", "nan"])
+def test_a_duration_out_of_range(capsys: pytest.CaptureFixture[str], duration: str) -> None:
+    err = refused(capsys, "demo", f"--duration={duration}")
+    assert f"--duration {duration}: allowed are 3 to 3600 seconds" in err
+
+
+def test_a_duration_that_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--duration: invalid float value: 'long'" in refused(capsys, "demo", "--duration=long")
+
+
+def test_all_problems_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    err = refused(capsys, "demo", "--duration=1", "--metrics-port=70000", "--log-file=-")
+    assert "--duration 1: " in err
+    assert "--metrics-port 70000: allowed are 1 to 65535, and 0 for a free port" in err
+    assert "--log-file -: allowed only with --headless" in err
+
+
+def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        err = refused(capsys, "demo", "--headless", f"--metrics-port={port}")
+    assert f"cannot serve metrics on 127.0.0.1:{port}: Address already in use" in err
+
+
+def test_a_log_file_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "no such folder" / "log.jsonl"
+    err = refused(capsys, "demo", "--headless", f"--log-file={file}")
+    assert f"cannot write logs to {file}: No such file or directory" in err
+
+
+def test_a_picture_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    err = refused(capsys, "demo", "--headless", f"--picture={tmp_path}")
+    assert f"cannot write the picture to {tmp_path}: Is a directory" in err
+
+
+@pytest.mark.parametrize("library", ["rich", "httpx", "opentelemetry.sdk.trace"])
+def test_a_missing_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    err = refused(capsys, "demo", "--headless")
+    assert library.partition(".")[0] in err
+    assert "pip install 'breakerscope[demo]'" in err
+
+
+def test_an_unknown_protocol(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+    err = refused(capsys, "demo", "--headless")
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL=http/json: allowed are grpc and http/protobuf" in err
+
+
+def test_tracing_switched_off_from_outside(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert "OTEL_SDK_DISABLED=true" in refused(capsys, "demo", "--headless")
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["demo", "--speed=9"]])
+def test_an_unknown_command_or_option(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    refused(capsys, *arguments)
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("duration", "headless", "metrics-port", "seed", "log-file", "picture"):
+        assert f"--{option}" in text
