@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 seed=arguments.seed,
                 log_file=arguments.log_file,
                 picture=arguments.picture,
+                hold=arguments.hold,
             )
         )
     except DemoError as error:
@@ -66,4 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         help="where the JSON logs go; - is stderr (default: a new temporary file)")  # fmt: skip
     add("--picture", metavar="FILE",
         help="write the live view as it was at 60 %% of the run, as SVG")  # fmt: skip
+    add("--hold", type=float, default=defaults.hold, metavar="SECONDS",
+        help="serve /metrics for so long after the table (default: 0)")  # fmt: skip
     return parser

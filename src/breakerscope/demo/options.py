@@ -25,6 +25,7 @@ class Options:
     seed: int | None = None
     log_file: str | None = None
     picture: str | None = None
+    hold: float = 0.0
 
 
 def check(options: Options) -> None:
@@ -45,6 +46,8 @@ def check(options: Options) -> None:
         problems.append(
             "--log-file -: allowed only with --headless, the live view needs the screen"
         )
+    if not (math.isfinite(options.hold) and 0 <= options.hold <= LONGEST):
+        problems.append(f"--hold {options.hold:g}: allowed are 0 to {LONGEST:g} seconds")
     if options.picture == "":
         problems.append("--picture is empty: allowed is a file name")
     if problems:

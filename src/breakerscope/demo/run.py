@@ -65,7 +65,9 @@ def run(options: Options) -> int:
                 _watch(board, stop, options, view)
         finally:
             stuck = traffic.stop()
-        return _finish(traffic, stuck, events, url, spans)
+        code = _finish(traffic, stuck, events, url, spans)
+        stop.wait(options.hold)
+        return code
 
 
 def _watch(board: Board, stop: threading.Event, options: Options, view: LiveView | None) -> None:
