@@ -7,19 +7,27 @@ from sybil import Sybil
 from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+import breakerscope
+
 pytest_plugins = ["pytester"]
+
+
+def forget_breakers(_names: dict[str, object]) -> None:
+    """The next document begins without breakers."""
+    for breaker in breakerscope.breakers():
+        breakerscope.remove_breaker(breaker.name)
+
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
     patterns=["*.md"],
+    teardown=forget_breakers,
 ).pytest()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests run in random order, but the blocks of a document build on each other."""
-    places = [at for at, item in enumerate(items) if isinstance(item, SybilItem)]
-    blocks = [items[at] for at in places]
+    blocks: list[pytest.Item] = [item for item in items if isinstance(item, SybilItem)]
     blocks.sort(key=lambda item: (item.path, item.location[1] or 0))
-    for at, block in zip(places, blocks, strict=True):
-        items[at] = block
+    items[:] = [item for item in items if not isinstance(item, SybilItem)] + blocks

@@ -221,39 +221,3 @@ def test_a_forked_child_starts_afresh() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     in_flight.__exit__(None, None, None)
     assert breaker.read().calls[Outcome.SUCCESS] == 11
-
-
-def test_never_more_probes_in_flight_than_allowed() -> None:
-    """All callers arrive in the same instant: nodeshift/opossum#819, resilience4j#1432."""
-    breaker = CircuitBreaker(
-        "herd", Policy(consecutive_failures=1, open_for=0.01, probes=2), hub=Hub()
-    )
-    with pytest.raises(Boom), breaker.guard():
-        raise Boom
-    barrier = threading.Barrier(20)
-    release = threading.Event()
-    admitted: list[int] = []
-    rejected: list[int] = []
-
-    def caller(number: int) -> None:
-        barrier.wait()
-        try:
-            with breaker.guard():
-                admitted.append(number)
-                release.wait(10)
-        except CircuitBreakerOpenError:
-            rejected.append(number)
-
-    while True:
-        # The wait is real time here: the callers come after it is over.
-        if breaker.read().state_seconds[breaker.state] > 0.01:
-            break
-    threads = [threading.Thread(target=caller, args=(number,)) for number in range(20)]
-    for thread in threads:
-        thread.start()
-    while len(rejected) < 18:
-        assert len(admitted) <= 2
-    release.set()
-    for thread in threads:
-        thread.join()
-    assert (len(admitted), len(rejected)) == (2, 18)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from contextvars import ContextVar
 
@@ -11,33 +10,9 @@ import pytest
 from breakerscope.events import CallRejected, CallSettled, Event, Outcome, StateChanged
 from breakerscope.hub import Hub, SubscriptionError
 from breakerscope.testing import FakeClock, capture_events
-from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
+from tests.unit.support import fail_times, make_breaker, refused, succeed
 
 WAIT = 10.0
-
-
-@pytest.mark.parametrize("inline", [True, False])
-def test_a_raising_listener_changes_nothing(inline: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """A hook that raises must not kill the call or the lane: bagowix/interlock#83."""
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
-    heard: list[Event] = []
-
-    def raising(event: Event) -> None:
-        heard.append(event)
-        raise ValueError("secret of the user")
-
-    hub.subscribe(raising, name="raising", inline=inline)
-    with caplog.at_level(logging.ERROR, logger="breakerscope"):
-        assert [breaker.call(succeed) for _ in range(3)] == ["fine"] * 3
-        with pytest.raises(Boom):
-            breaker.call(fail)
-        assert hub.flush(WAIT)
-    assert len(heard) == 4
-    assert hub.errors() == {"raising": 4}
-    assert [record.getMessage() for record in caplog.records] == [
-        "raising raised ValueError; the protected calls go on, what it did with this event is lost"
-    ]
 
 
 def test_a_sleeping_listener_does_not_hold_up_calls() -> None:
@@ -101,16 +76,6 @@ def test_a_listener_that_makes_calls_hears_nothing_of_them(inline: bool) -> None
     assert len(heard) == 1
     assert hub.dropped() == {"calling": 1}
     assert breaker.read().calls[Outcome.SUCCESS] == 2
-
-
-def test_a_listener_may_ask_the_breaker_for_its_state() -> None:
-    """A callback under a lock that asks for the state hangs: sony/gobreaker#37 and #119."""
-    hub = Hub()
-    breaker = make_breaker(hub=hub, consecutive_failures=1)
-    states: list[str] = []
-    hub.subscribe(lambda _: states.append(breaker.state), StateChanged, inline=True)
-    fail_times(breaker, 1)
-    assert states == ["open"]
 
 
 def test_the_queue_carries_the_context_of_the_call() -> None:

@@ -123,21 +123,6 @@ def test_a_rate_that_no_binary_fraction_holds_is_met_exactly() -> None:
     assert breaker.state is State.OPEN
 
 
-def test_a_late_success_does_not_close() -> None:
-    """A call admitted while closed ends while half-open: App-vNext/Polly#218."""
-    clock = FakeClock()
-    breaker = make_breaker(clock, consecutive_failures=1, open_for=1.0)
-    late = breaker.guard()
-    late.__enter__()
-    fail_times(breaker, 1)
-    clock.advance(1.0)
-    with breaker.guard():
-        late.__exit__(None, None, None)
-        assert breaker.state is State.HALF_OPEN
-    assert breaker.state is State.CLOSED
-    assert breaker.read().calls[Outcome.SUCCESS] == 2
-
-
 def test_late_successes_do_not_count_in_the_next_window() -> None:
     clock, hub = FakeClock(), Hub()
     breaker = make_breaker(clock, hub=hub, consecutive_failures=1, open_for=1.0)
@@ -154,20 +139,6 @@ def test_late_successes_do_not_count_in_the_next_window() -> None:
     assert reading.in_flight == 0
 
 
-def test_a_lost_probe_frees_its_place() -> None:
-    """Permits that are never given back: resilience4j#935."""
-    clock = FakeClock()
-    breaker = make_breaker(clock, consecutive_failures=1, open_for=1.0, probe_lease=5.0)
-    fail_times(breaker, 1)
-    clock.advance(1.0)
-    lost = breaker.guard()
-    lost.__enter__()
-    assert refused(breaker).retry_after == 5.0
-    clock.advance(5.0)
-    breaker.call(succeed)
-    assert breaker.state is State.CLOSED
-
-
 @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt])
 def test_a_cancelled_probe_neither_closes_nor_opens(error: type[BaseException]) -> None:
     clock = FakeClock()
@@ -179,15 +150,6 @@ def test_a_cancelled_probe_neither_closes_nor_opens(error: type[BaseException]) 
     assert breaker.state is State.HALF_OPEN
     breaker.call(succeed)
     assert breaker.state is State.CLOSED
-
-
-def test_cancellation_between_failures_changes_nothing() -> None:
-    breaker = make_breaker(consecutive_failures=2)
-    fail_times(breaker, 1)
-    with pytest.raises(asyncio.CancelledError), breaker.guard():
-        raise asyncio.CancelledError
-    fail_times(breaker, 1)
-    assert breaker.state is State.OPEN
 
 
 def test_a_guard_hears_the_last_word() -> None:

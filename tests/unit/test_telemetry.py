@@ -24,17 +24,16 @@ from breakerscope.catalogue import Attribute
 from breakerscope.telemetry.metrics import DuplicateMetricError
 from tests.unit.support import Boom, fail, fail_times, succeed
 
+pytestmark = pytest.mark.usefixtures("fresh_breakers")
 NAME = "payment_api"
 
 
 @pytest.fixture
 def registry() -> Iterator[CollectorRegistry]:
-    """Telemetry of this test alone, in a registry of its own; nothing is left behind."""
+    """Telemetry of this test alone, in a registry of its own."""
     registry = CollectorRegistry()
     with bs.setup_telemetry(registry=registry):
         yield registry
-    for breaker in bs.breakers():
-        bs.remove_breaker(breaker.name)
 
 
 @pytest.fixture
@@ -215,7 +214,6 @@ def test_span_policies(
         provider.get_tracer("test").start_as_current_span("request"),
     ):
         an_outage()
-    bs.remove_breaker(NAME)
     (span,) = exporter.get_finished_spans()
     assert len(span.events) == events
 
