@@ -1,18 +1,19 @@
 # Everything a developer types. `make help` lists it. Nothing is needed but make and Python >= 3.11.
 
-SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
 
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
 # The newest interpreter that really runs: a name on the path may be a shim for nothing.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+USABLE := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p $(USABLE) && echo $$p && break; done)
 
 .PHONY: help demo test lint types imports unit docs-parts servers clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## real traffic through real breakers; ARGS="--headless --duration 20"
 	@$(BIN)/breakerscope demo $(ARGS)
@@ -23,15 +24,15 @@ test: lint types imports servers ## everything: style, types, architecture, all 
 unit: $(VENV)/.dev ## the fast tests only
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.dev
+types: $(VENV)/.dev ## types, by mypy and by pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-imports: $(VENV)/.dev
+imports: $(VENV)/.dev ## architecture: which module may import which
 	$(BIN)/lint-imports
 
 docs-parts: $(VENV)/.dev ## render what the documents say about the code
@@ -44,14 +45,14 @@ clean: ## remove what make made
 	rm -rf $(VENV) dist build
 
 $(VENV)/.made:
-	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 with venv and pip found; set PYTHON=/path/to/python3" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" $(USABLE) || { echo "no Python >= 3.11 with venv and pip found; set PYTHON=/path/to/python3" >&2; exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	$(PIP) --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 
 from tests.servers.otlp import OtlpReceiver
 from tests.servers.prometheus import Prometheus
+
+# A proxy of the surroundings knows nothing of the servers on this machine.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
 @pytest.fixture

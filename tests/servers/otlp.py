@@ -5,12 +5,21 @@ from __future__ import annotations
 import importlib.util
 import re
 import socket
+import subprocess
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.servers.process import ServerProcess, free_port, require
+from tests.servers.process import (
+    READY_SECONDS,
+    ServerProcess,
+    free_port,
+    require,
+    start,
+    wait_until,
+)
 
 
 @dataclass
@@ -23,6 +32,11 @@ class SpanEvent:
 class Span:
     name: str = ""
     trace_id: str = ""
+    span_id: str = ""
+    parent_id: str = ""
+    status: str = ""
+    """UNSET, OK or ERROR."""
+    attributes: dict[str, str] = field(default_factory=dict)
     events: list[SpanEvent] = field(default_factory=list)
 
 
@@ -34,11 +48,15 @@ class OtlpReceiver:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        self._server = start(self._begin)
+        return self
+
+    def _begin(self) -> ServerProcess:
         grpc, http = free_port(), free_port()
         self.grpc_url = f"http://127.0.0.1:{grpc}"
         self.http_url = f"http://127.0.0.1:{http}"
         command = [
-            require(_agent(), "the OTLP receiver rotel"),
+            require(_agent(), "a rotel that runs with this Python"),
             "start",
             *("--exporter", "blackhole"),
             *("--debug-log", "traces"),
@@ -47,10 +65,9 @@ class OtlpReceiver:
             *("--otlp-http-endpoint", f"127.0.0.1:{http}"),
         ]
         ready = [grpc, http]
-        self._server = self._stack.enter_context(
+        return self._stack.enter_context(
             ServerProcess(command, self._folder, lambda: all(_listens(port) for port in ready))
         )
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
@@ -59,12 +76,29 @@ class OtlpReceiver:
         """All spans received so far."""
         return parse(self._server.output())
 
+    def wait_for_spans(self, at_least: int, seconds: float = READY_SECONDS) -> list[Span]:
+        """The spans, as soon as there are so many and the last one is printed to its end."""
+        seen = ""
+
+        def settled() -> list[Span] | None:
+            nonlocal seen
+            before, seen = seen, self._server.output()
+            spans = parse(seen)
+            return spans if seen == before and len(spans) >= at_least else None
+
+        found = wait_until(settled, f"{at_least} spans", seconds)
+        assert found is not None
+        return found
+
 
 def _agent() -> str | None:
+    """The receiver, if it can run: it needs the interpreter as a shared library."""
     spec = importlib.util.find_spec("rotel")
     if spec is None or spec.origin is None:
         return None
-    return str(Path(spec.origin).parent / "rotel-agent")
+    agent = str(Path(spec.origin).parent / "rotel-agent")
+    runs = subprocess.run([agent, "--version"], capture_output=True, check=False).returncode == 0
+    return agent if runs else None
 
 
 def _listens(port: int) -> bool:
@@ -72,25 +106,55 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-SPAN = re.compile(r"^Span #\d+$")
-SPAN_FIELD = re.compile(r"^    (Trace ID|Name) +: (.*)$")
-EVENT = re.compile(r"^SpanEvent #\d+$")
-EVENT_NAME = re.compile(r"^     -> Name: (.*)$")
-EVENT_ATTRIBUTE = re.compile(r"^          -> (\S+): \w+\((.*)\)$")
+SECTION = re.compile(r"(ResourceSpans|ScopeSpans|Span|SpanEvent|SpanLink) #\d+$")
+FIELD = re.compile(r"    (Name|Trace ID|ID|Parent ID|Status code) +: (.*)$", re.DOTALL)
+EVENT_NAME = re.compile(r"     -> Name: (.*)$", re.DOTALL)
+ATTRIBUTE = re.compile(r" +-> (.+?): [A-Z]\w*\((.*)\)$", re.DOTALL)
+OPEN_ATTRIBUTE = re.compile(r" +-> .+?: [A-Z]\w*\(")
+STRUCTURE = re.compile(
+    r"(ResourceSpans|ScopeSpans|Span|SpanEvent|SpanLink) #\d+$|(     |          )-> "
+    r"|    [A-Z][\w ]{14}: |(Resource|ScopeSpans) SchemaURL:|Resource attributes:$"
+    r"|InstrumentationScope |(Attributes|Events|Links):$|(Start|End) time: \d|\x1b\["
+)
+FIELDS = {"Name": "name", "Trace ID": "trace_id", "ID": "span_id", "Parent ID": "parent_id"}
 
 
 def parse(output: str) -> list[Span]:
     """The spans in the receiver's detailed log. The values of attributes stay text."""
     spans: list[Span] = []
-    for line in output.splitlines():
-        if SPAN.match(line):
-            spans.append(Span())
-        elif EVENT.match(line):
-            spans[-1].events.append(SpanEvent(""))
-        elif found := EVENT_ATTRIBUTE.match(line):
-            spans[-1].events[-1].attributes[found[1]] = found[2]
-        elif found := EVENT_NAME.match(line):
-            spans[-1].events[-1].name = found[1]
-        elif found := SPAN_FIELD.match(line):
-            setattr(spans[-1], {"Trace ID": "trace_id", "Name": "name"}[found[1]], found[2])
+    section = ""
+    for entry in _entries(output):
+        if found := SECTION.match(entry):
+            section = found[1]
+            if section == "Span":
+                spans.append(Span())
+            elif section == "SpanEvent":
+                spans[-1].events.append(SpanEvent(""))
+        elif section == "Span":
+            if found := FIELD.match(entry):
+                if found[1] == "Status code":
+                    spans[-1].status = found[2].removeprefix("STATUS_CODE_")
+                else:
+                    setattr(spans[-1], FIELDS[found[1]], found[2])
+            elif found := ATTRIBUTE.match(entry):
+                spans[-1].attributes[found[1]] = found[2]
+        elif section == "SpanEvent":
+            if found := EVENT_NAME.match(entry):
+                spans[-1].events[-1].name = found[1]
+            elif found := ATTRIBUTE.match(entry):
+                spans[-1].events[-1].attributes[found[1]] = found[2]
     return spans
+
+
+def _entries(output: str) -> Iterator[str]:
+    """The lines of the log; a name or value of several lines, such as a stack trace, is one."""
+    entry = ""
+    # Only "\n" ends a line here: values may hold the other separators that splitlines() knows.
+    for line in output.split("\n")[:-1]:
+        is_open = OPEN_ATTRIBUTE.match(entry) and not entry.endswith(")")
+        if STRUCTURE.match(line) and not is_open:
+            yield entry
+            entry = line
+        else:
+            entry = f"{entry}\n{line}"
+    yield entry

@@ -18,6 +18,11 @@ T = TypeVar("T")
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.05
+STARTS = 3
+
+
+class ServerEndedError(RuntimeError):
+    """A server ended before it was ready."""
 
 
 def free_port() -> int:
@@ -31,7 +36,7 @@ def free_port() -> int:
 def require(path: str | None, what: str) -> str:
     """The path of a server's binary. Without it the test skips; under CI it fails."""
     if path is None:
-        reason = f"{what} is not installed; `make servers` installs it where it can"
+        reason = f"missing: {what}"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -40,7 +45,7 @@ def require(path: str | None, what: str) -> str:
 
 def binary(name: str) -> str:
     """The path of a program, or see `require`."""
-    return require(shutil.which(name), name)
+    return require(shutil.which(name), f"{name}; `make servers` installs it where it can")
 
 
 def wait_until(ask: Callable[[], T], what: str, seconds: float = READY_SECONDS) -> T:
@@ -51,6 +56,16 @@ def wait_until(ask: Callable[[], T], what: str, seconds: float = READY_SECONDS) 
             raise TimeoutError(f"not within {seconds} s: {what}")
         time.sleep(POLL_SECONDS)
     return answer
+
+
+def start(begin: Callable[[], T]) -> T:
+    """Begin again if the server ends at once: another program may have taken its free port."""
+    for _ in range(STARTS - 1):
+        try:
+            return begin()
+        except ServerEndedError:
+            continue
+    return begin()
 
 
 class ServerProcess:
@@ -69,11 +84,12 @@ class ServerProcess:
             )
         try:
             wait_until(self._ready_or_dead, f"{self._command[0]} is ready")
-        except BaseException:
+        except BaseException as error:
             self._stop()
+            error.add_note(self.output())
             raise
         if self._process.poll() is not None:
-            raise RuntimeError(f"{self._command[0]} ended at once:\n{self.output()}")
+            raise ServerEndedError(f"{self._command[0]} ended at once:\n{self.output()}")
         return self
 
     def _ready_or_dead(self) -> bool:

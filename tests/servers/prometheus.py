@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import urllib.parse
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from tests.servers.process import ServerProcess, binary, free_port
-
-STARTS = 3
-"""Another program may take a free port before the server does."""
+from tests.servers.process import ServerProcess, binary, free_port, start
 
 
 class Prometheus:
@@ -24,30 +22,29 @@ class Prometheus:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        start(self._begin)
+        return self
+
+    def _begin(self) -> None:
         program = binary("prometheus")
-        config = self._folder / "prometheus.yml"
+        # A folder for each start: one test may run several servers, and each locks its data.
+        folder = Path(tempfile.mkdtemp(prefix="prometheus-", dir=self._folder))
+        config = folder / "prometheus.yml"
         jobs = [
             {"job_name": job, "static_configs": [{"targets": hosts}]}
             for job, hosts in self._targets.items()
         ]
         every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         config.write_text(json.dumps({"global": every, "scrape_configs": jobs}))
-        for attempt in range(STARTS):
-            self.address = f"127.0.0.1:{free_port()}"
-            command = [
-                program,
-                f"--config.file={config}",
-                f"--storage.tsdb.path={self._folder / f'data{attempt}'}",
-                f"--web.listen-address={self.address}",
-                "--enable-feature=exemplar-storage",
-            ]
-            try:
-                self._stack.enter_context(ServerProcess(command, self._folder, self._is_ready))
-                break
-            except RuntimeError:
-                if attempt == STARTS - 1:
-                    raise
-        return self
+        self.address = f"127.0.0.1:{free_port()}"
+        command = [
+            program,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={self.address}",
+            "--enable-feature=exemplar-storage",
+        ]
+        self._stack.enter_context(ServerProcess(command, folder, self._is_ready))
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
@@ -56,6 +53,18 @@ class Prometheus:
         """The value of each series, by its labels in sorted order."""
         result = self.get("query", query=expression)["result"]
         return {tuple(sorted(row["metric"].items())): float(row["value"][1]) for row in result}
+
+    def query_range(
+        self, expression: str, start: float, end: float, step: float = 1.0
+    ) -> dict[tuple[tuple[str, str], ...], list[tuple[float, float]]]:
+        """The (unix time, value) points of each series, by its labels in sorted order."""
+        data = self.get("query_range", query=expression, start=start, end=end, step=step)
+        return {
+            tuple(sorted(row["metric"].items())): [
+                (at, float(value)) for at, value in row["values"]
+            ]
+            for row in data["result"]
+        }
 
     def exemplars(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
         """The exemplars of all series between two unix times."""
