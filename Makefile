@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-# The newest interpreter that really runs: a name on the path may be a shim for nothing.
+# The machine's own if it is new enough, else the newest that really runs: a name may be a shim for nothing.
 USABLE := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p $(USABLE) && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p $(USABLE) && echo $$p && break; done)
 
 .PHONY: help demo test lint types imports unit docs-parts servers clean
 

@@ -9,8 +9,10 @@ No event carries the arguments, the result or the error message of the protected
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, make_dataclass
 from enum import StrEnum
+from typing import Any, TypeVar
 
 
 class State(StrEnum):
@@ -141,6 +143,28 @@ class FallbackUsed:
     outcome: Outcome
     error: str
 
+
+_E = TypeVar("_E")
+
+
+def _maker(cls: type[_E]) -> Callable[..., _E]:
+    """A way to make such an event from its fields in order, at a quarter of the usual cost.
+
+    The `__init__` of a frozen dataclass sets each field through `object.__setattr__`. Here an
+    object of a thawed twin with the same slots is filled, and then becomes the real thing.
+    """
+    twin = make_dataclass(f"_Thawed{cls.__name__}", [f.name for f in fields(cls)], slots=True)  # type: ignore[arg-type]
+
+    def make(*values: object) -> Any:
+        event = twin(*values)
+        event.__class__ = cls
+        return event
+
+    return make
+
+
+make_call_settled = _maker(CallSettled)
+make_call_rejected = _maker(CallRejected)
 
 Event = CallSettled | CallRejected | StateChanged | FallbackUsed
 EventType = type[CallSettled] | type[CallRejected] | type[StateChanged] | type[FallbackUsed]

@@ -23,18 +23,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from breakerscope.classify import error_name
 from breakerscope.events import (
     FALLBACK_OUTCOMES,
     CallRejected,
-    CallSettled,
     Cause,
     Event,
     FallbackUsed,
     Outcome,
     State,
     StateChanged,
+    make_call_rejected,
+    make_call_settled,
 )
 from breakerscope.hub import Guard, Hub, Routes, Subscription
 from breakerscope.ledger import Durations, Exemplar, Ledger
@@ -63,8 +65,9 @@ class CircuitBreakerOpenError(Exception):
     until the breaker may admit a call again, None if no time is known (forced open).
     """
 
-    def __init__(self, breaker: str, state: State, retry_after: float | None = None) -> None:
-        super().__init__(breaker, state, retry_after)
+    if TYPE_CHECKING:
+        # At run time there is none: `Exception` keeps the arguments at a third of the cost.
+        def __init__(self, breaker: str, state: State, retry_after: float | None) -> None: ...
 
     @property
     def breaker(self) -> str:
@@ -136,16 +139,6 @@ class Pass:
         self.settled = 0
 
 
-class Settled(NamedTuple):
-    """How one call ended, before anybody was told."""
-
-    given: Pass
-    duration: float
-    outcome: Outcome
-    error: str | None = None
-    hint: float = 0.0
-
-
 class Gate:
     """See the top of the file. Thread-safe: every method may be called from any thread or task."""
 
@@ -206,7 +199,7 @@ class Gate:
         self._given = self._settled = 0
         self._passes.clear()
         self._retired: list[Pass] = []
-        self._abandoned: list[Settled] = []
+        self._abandoned: list[tuple[Pass, float, Outcome, BaseException]] = []
         self._outbox: list[tuple[Subscription, Event | None]] = []
         self._quiet_until: dict[Subscription, float] = {}
         self._pass = Pass(
@@ -268,19 +261,19 @@ class Gate:
         self._seq += 1
         due = [s for s in self._routes.rejected if self._is_due_locked(s, now, watched=watched)]
         if due:
-            event = CallRejected(
-                breaker=self.name,
-                seq=self._seq,
-                at=self._clock.wall(),
-                state=state,
-                retry_after=retry_after,
-                rejected=ledger.rejected + ledger.would_reject,
-                enforced=enforced,
+            event = make_call_rejected(
+                self.name,
+                self._seq,
+                self._clock.wall(),
+                state,
+                retry_after,
+                ledger.rejected + ledger.would_reject,
+                enforced,
             )
             self._publish_locked(due, event)
 
     def _is_due_locked(self, subscription: Subscription, now: float, *, watched: bool) -> bool:
-        if subscription.when is not None and not watched:
+        if CallRejected in subscription.guards and not watched:
             return False
         if subscription.every:
             if now < self._quiet_until.get(subscription, -inf):
@@ -306,34 +299,30 @@ class Gate:
         given: Pass,
         duration: float,
         outcome: Outcome,
-        error: str | None = None,
+        error: str | BaseException | None = None,
         hint: float = 0.0,
     ) -> None:
         """The long way out: one call settled, after `duration` seconds inside the function.
 
-        `error` names what went wrong. `hint`: the dependency asks for so many seconds of rest.
+        `error` is what went wrong. `hint`: the dependency asks for so many seconds of rest.
         """
-        wanted = [
-            s
-            for s in self._routes.settled
-            if outcome in s.outcomes and (s.when is None or s.when())
-        ]
-        exemplar = self._hub.exemplar(duration, self._clock.wall)
+        wanted = [s for guard, s in self._routes.settled[outcome] if guard is None or guard()]
+        hub = self._hub
+        exemplar = None if hub.trace_ids is None else hub.exemplar(duration, self._clock.wall)
         self._lock.acquire()
         try:
             now = self._catch_up_locked()
-            settled = Settled(given, duration, outcome, error, hint)
-            self._settle_locked(settled, now, wanted, exemplar)
+            self._settle_locked(given, duration, outcome, error, hint, now, wanted, exemplar)
         finally:
             self._release()
 
-    def abandon(self, given: Pass, duration: float, outcome: Outcome, error: str | None) -> None:
+    def abandon(self, given: Pass, duration: float, outcome: Outcome, error: BaseException) -> None:
         """A call ended while an object was being finalised.
 
         Finalisers run wherever the interpreter pleases, also in a thread that holds this very lock.
         So this never waits: if the lock is taken, its next holder settles the call.
         """
-        self._abandoned.append(Settled(given, duration, outcome, error))
+        self._abandoned.append((given, duration, outcome, error))
         if self._lock.acquire(blocking=False):
             try:
                 self._catch_up_locked()
@@ -342,37 +331,40 @@ class Gate:
 
     def _settle_locked(
         self,
-        settled: Settled,
+        given: Pass,
+        duration: float,
+        outcome: Outcome,
+        error: str | BaseException | None,
+        hint: float,
         now: float,
         wanted: Sequence[Subscription],
         exemplar: Exemplar | None,
     ) -> None:
-        given, duration, outcome, error, hint = settled
+        machine = self._machine
         slow = duration >= self.slow_from
-        late, transition = self._machine.settle(
-            given.permit, outcome, now=now, slow=slow, hint=hint
-        )
+        late, transition = machine.settle(given.permit, outcome, now=now, slow=slow, hint=hint)
         self._ledger.add(outcome, duration, slow=slow, exemplar=exemplar)
         given.settled += 1
         self._settled += 1
         self._seq += 1
         if wanted:
-            event = CallSettled(
-                breaker=self.name,
-                seq=self._seq,
-                at=self._clock.wall(),
-                state=given.permit.state,
-                outcome=outcome,
-                duration=duration,
-                error=error,
-                slow=slow,
-                late=late and given.permit.generation != OUTSIDE,
+            permit = given.permit
+            event = make_call_settled(
+                self.name,
+                self._seq,
+                self._clock.wall(),
+                permit.state,
+                outcome,
+                duration,
+                error_name(error) if isinstance(error, BaseException) else error,
+                slow,
+                late and permit.generation != OUTSIDE,
             )
             self._publish_locked(wanted, event)
         if transition is not None:
             self._changed_locked(transition, now)
-        elif self._machine.calm:
-            self._pass.fence = self._machine.fence()
+        elif machine.calm:
+            self._pass.fence = machine.fence()
         else:
             self._take_passes_back_locked()
             self._pass.fence = -inf
@@ -399,11 +391,9 @@ class Gate:
                     self._fold_locked(old, old.journal)
             self._retired = [old for old in self._retired if old.settled < old.given]
         while self._abandoned:
-            settled = self._abandoned.pop(0)
-            wanted = [
-                s for s in self._routes.settled if settled.outcome in s.outcomes and s.when is None
-            ]
-            self._settle_locked(settled, now, wanted, None)
+            given, duration, outcome, error = self._abandoned.pop(0)
+            wanted = [s for guard, s in self._routes.settled[outcome] if guard is None]
+            self._settle_locked(given, duration, outcome, error, 0.0, now, wanted, None)
         return now
 
     def _fold_locked(self, given: Pass, journal: list[float]) -> int:

@@ -70,9 +70,9 @@ class SubscribeOptions(TypedDict, total=False):
     """Call the listener in the thread of the call; by default it has a queue and a thread."""
     outcomes: Collection[Outcome]
     """Only `CallSettled` events with these outcomes."""
-    when: Guard
-    """Only if this returns a true value in the thread of the call. Must be cheap, must not
-    raise."""
+    when: Guard | Mapping[EventType, Guard]
+    """Only if this returns a true value in the thread of the call: one guard for all types, or
+    guards for some of them. Must be cheap and must not raise."""
     every: float
     """At most one `CallRejected` of each breaker in so many seconds, the first one at once."""
     queue_size: int
@@ -96,7 +96,10 @@ class Subscription:
         self.breaker = options.get("breaker")
         self.inline = options.get("inline", False)
         self.outcomes = frozenset(options.get("outcomes", Outcome))
-        self.when = options.get("when")
+        when = options.get("when")
+        self.guards: Mapping[EventType, Guard] = (
+            when if isinstance(when, Mapping) else dict.fromkeys(types, when) if when else {}
+        )
         self.every = options.get("every", 0.0)
         self._hub = hub
         self._listener = listener
@@ -175,7 +178,7 @@ class Subscription:
         """Call the listener in this thread unless its guard says no. Raises no Exception."""
         if inside_listener():
             self._hub.count_dropped(self.name)
-        elif self.when is None or self.when():
+        elif self.guards.get(type(event), ALWAYS)():
             self.call(event)
 
     def call(self, event: Event) -> None:
@@ -207,15 +210,20 @@ class Routes:
     )
 
     def __init__(self, subscriptions: Sequence[Subscription], breaker: str) -> None:
-        self.settled = tuple(s for s in subscriptions if s.wants(breaker, CallSettled))
+        settled = [
+            (s.guards.get(CallSettled), s) for s in subscriptions if s.wants(breaker, CallSettled)
+        ]
+        self.settled = {
+            outcome: tuple(pair for pair in settled if outcome in pair[1].outcomes)
+            for outcome in Outcome
+        }
         self.rejected = tuple(s for s in subscriptions if s.wants(breaker, CallRejected))
         self.changed = tuple(s for s in subscriptions if s.wants(breaker, StateChanged))
         self.fallbacks = tuple(s for s in subscriptions if s.wants(breaker, FallbackUsed))
-        self.success_guard = _any_of(
-            [s.when for s in self.settled if Outcome.SUCCESS in s.outcomes]
-        )
+        self.success_guard = _any_of([guard for guard, _ in self.settled[Outcome.SUCCESS]])
         """Says whether anybody wants the event of a success that happens here and now."""
-        self.rejection_guard = _any_of([s.when for s in self.rejected if s.when is not None])
+        guards = [s.guards[CallRejected] for s in self.rejected if CallRejected in s.guards]
+        self.rejection_guard = _any_of(guards)
         """Says whether a guarded listener wants the event of a rejection here and now."""
 
 

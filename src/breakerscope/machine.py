@@ -156,6 +156,7 @@ class Machine:
         "_ramp_until",
         "_random",
         "_resume",
+        "_window_forgets",
         "consecutive_failures",
         "generation",
         "permit",
@@ -175,6 +176,7 @@ class Machine:
             else TimeWindow(policy.window.total_seconds())
         )
         self.window.advance(now)
+        self._window_forgets = self.window.fence() < inf
         self.consecutive_failures = 0
         self._random = random
         self._now = now
@@ -243,10 +245,14 @@ class Machine:
         now = self.advance(now)
         if permit.generation != self.generation:
             return LATE
+        if self.state is HALF_OPEN:
+            self._expire_leases(now)
+            if permit not in self._leases:
+                return LATE
         if hint > 0:
             self._not_before = max(self._not_before, now + hint)
         if self.state is HALF_OPEN:
-            return self._settle_probe(permit, outcome, slow=slow, now=now)
+            return self._settle_probe(permit, outcome, slow=slow)
         if self.state is not CLOSED or outcome not in (Outcome.SUCCESS, Outcome.FAILURE):
             return COUNTED
         failed = outcome is Outcome.FAILURE
@@ -254,10 +260,7 @@ class Machine:
         self.window.add(failed=failed, slow=slow)
         return Verdict(transition=self._judge())
 
-    def _settle_probe(self, probe: Permit, outcome: Outcome, *, slow: bool, now: float) -> Verdict:
-        self._expire_leases(now)
-        if probe not in self._leases:
-            return LATE
+    def _settle_probe(self, probe: Permit, outcome: Outcome, *, slow: bool) -> Verdict:
         self._leases.remove(probe)
         if outcome is Outcome.FAILURE:
             self.consecutive_failures += 1
@@ -366,11 +369,11 @@ class Machine:
     def reset(self, now: float, reason: str | None = None) -> Transition | None:
         """Close, and forget the window and the back-off."""
         transition = self._command(CLOSED, Cause.RESET, now, reason)
-        if self.state is CLOSED:
-            self._forget()
-            self._base_wait = self.policy.open_for
-            self._closed_at = -inf
-            self._ramp_until = -inf
+        self._forget()
+        self._base_wait = self.policy.open_for
+        self.wait = 0.0
+        self._not_before = -inf
+        self._ramp_until = -inf
         return transition
 
     def isolate(self, now: float, reason: str | None = None) -> Transition | None:
@@ -466,9 +469,12 @@ class Machine:
 
     def advance(self, now: float) -> float:
         """The time from here on: `now`, unless it is older than a time already seen."""
-        self._now = max(self._now, now)
-        self.window.advance(self._now)
-        return self._now
+        if now <= self._now:
+            return self._now
+        self._now = now
+        if self._window_forgets:
+            self.window.advance(now)
+        return now
 
     # -- as plain data ----------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
-from breakerscope.classify import Classifier, error_name
+from breakerscope.classify import Classifier
 from breakerscope.events import Outcome
 from breakerscope.gate import Clock, Gate, Pass
 from breakerscope.hub import Hub
@@ -55,14 +55,14 @@ class Protector:
         """The function raised."""
         if isinstance(error, GeneratorExit):
             # Possibly the garbage collector at work, in a thread that holds the lock of the gate.
-            self._gate.abandon(given, duration, Outcome.CANCELLED, error_name(error))
+            self._gate.abandon(given, duration, Outcome.CANCELLED, error)
             return
         classifier = self._classifier
         outcome = classifier.of_error(error, self._hub.count_error)
         hint = 0.0
-        if outcome is Outcome.FAILURE:
+        if outcome is Outcome.FAILURE and classifier.retry_after_from is not None:
             hint = classifier.hint(error, self._hub.count_error)
-        self._gate.leave(given, duration, outcome, error_name(error), hint)
+        self._gate.leave(given, duration, outcome, error, hint)
 
     # -- the forms ---------------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from breakerscope.events import (
     State,
     StateChanged,
 )
-from breakerscope.hub import Hub, Subscription
-from breakerscope.telemetry.traces import current_trace
+from breakerscope.hub import Guard, Hub, Subscription
+from breakerscope.telemetry.traces import trace_ids
 
 REJECTION_INTERVAL = 10.0
 """Seconds between two lines about rejections of one breaker."""
@@ -42,7 +42,16 @@ def attach(hub: Hub) -> Subscription:
         name="structlog",
         outcomes=LOGGED_OUTCOMES,
         every=REJECTION_INTERVAL,
+        when={CallSettled: _failures_are_logged()},
     )
+
+
+def _failures_are_logged() -> Guard:
+    """Says whether a line about a failure would go anywhere; if not, its event is not made."""
+    from structlog import is_configured
+
+    enabled = _standard_logger.isEnabledFor
+    return lambda: is_configured() or enabled(logging.INFO)
 
 
 class _Writer:
@@ -51,6 +60,7 @@ class _Writer:
     def __init__(self) -> None:
         self._structlog_logger = _structlog_logger()
         self._rejected_before: dict[str, int] = {}
+        self._trace_ids = trace_ids(sampled_only=False)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StateChanged):
@@ -111,7 +121,7 @@ class _Writer:
         import structlog
 
         told = {key: value for key, value in keys.items() if value is not None}
-        told |= current_trace(sampled_only=False) or {}
+        told |= self._trace_ids() or {}
         if structlog.is_configured():
             getattr(self._structlog_logger, level)(name.value, **told)
         else:

@@ -21,10 +21,11 @@ def attach(hub: Hub, *, policy: str) -> Subscription:
 
     `policy`: "all", or "non_success" (calls that succeeded are left out).
     """
-    hub.trace_ids = current_trace
+    guard, ids = context_guard(), trace_ids(sampled_only=True)
+    hub.trace_ids = lambda: ids() if guard() else None
     outcomes = set(Outcome) if policy == "all" else set(Outcome) - {Outcome.SUCCESS}
     return hub.subscribe(
-        _listener(), name="opentelemetry", inline=True, outcomes=outcomes, when=context_guard()
+        _listener(), name="opentelemetry", inline=True, outcomes=outcomes, when=guard
     )
 
 
@@ -34,17 +35,20 @@ def detach(hub: Hub, subscription: Subscription) -> None:
     hub.trace_ids = None
 
 
-def current_trace(*, sampled_only: bool = True) -> Mapping[str, str] | None:
-    """The ids of the current span, as exemplars and log lines carry them; None without a span."""
+def trace_ids(*, sampled_only: bool) -> Callable[[], Mapping[str, str] | None]:
+    """A function that names the current span as exemplars and log lines do; None without a span."""
     from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 
-    context = get_current_span().get_span_context()
-    if not context.is_valid or (sampled_only and not context.trace_flags.sampled):
-        return None
-    return {
-        TraceKey.TRACE_ID.value: format_trace_id(context.trace_id),
-        TraceKey.SPAN_ID.value: format_span_id(context.span_id),
-    }
+    def current() -> Mapping[str, str] | None:
+        context = get_current_span().get_span_context()
+        if not context.is_valid or (sampled_only and not context.trace_flags.sampled):
+            return None
+        return {
+            TraceKey.TRACE_ID.value: format_trace_id(context.trace_id),
+            TraceKey.SPAN_ID.value: format_span_id(context.span_id),
+        }
+
+    return current
 
 
 def context_guard() -> Guard:
