@@ -17,7 +17,7 @@ from breakerscope.events import (
     StateChanged,
 )
 from breakerscope.fallback import FallbackError
-from breakerscope.gate import CircuitBreakerOpenError, Clock, Reading
+from breakerscope.gate import CircuitBreakerOpenError, Clock
 from breakerscope.hub import Subscription, SubscriptionError
 from breakerscope.instrument import (
     SpanPolicy,
@@ -38,6 +38,7 @@ from breakerscope.machine import Figures
 from breakerscope.per_key import BreakersPer, LimitError
 from breakerscope.policy import Policy, PolicyError
 from breakerscope.protect import Guard
+from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
 from breakerscope.snapshots import SnapshotError

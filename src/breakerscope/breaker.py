@@ -10,11 +10,12 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 from breakerscope.classify import EVERY_EXCEPTION_FAILS, Classifier
 from breakerscope.events import EventType, Outcome, State
 from breakerscope.fallback import Fallback
-from breakerscope.gate import SYSTEM_CLOCK, Clock, Gate, Reading
+from breakerscope.gate import SYSTEM_CLOCK, Clock, Gate
 from breakerscope.hub import Hub, SubscribeOptions, Subscription, default_hub
 from breakerscope.ledger import DEFAULT_BUCKETS, checked_buckets
 from breakerscope.policy import Policy
 from breakerscope.protect import Guard, Protector
+from breakerscope.reading import Reading
 from breakerscope.snapshots import checked, to_snapshot
 
 P = ParamSpec("P")

@@ -1,9 +1,9 @@
 """What can happen to a breaker, as values.
 
 Every event is frozen, slotted and keyword-only. Together they are the closed union `Event`.
-`seq` numbers the events of one breaker in the order in which they happened: it is given under the
-breaker's lock, so a consumer can always restore the order. Numbers of successes that nobody
-subscribed to are skipped, not reused. `at` is wall-clock time for people and decides nothing.
+`seq` numbers the events of one breaker in the order in which they were made, so a consumer can
+always restore that order. A listener sees gaps where events were made for others only. `at` is
+wall-clock time for people and decides nothing.
 No event carries the arguments, the result or the error message of the protected call.
 """
 

@@ -3,13 +3,15 @@
 Every call enters and leaves through here, and every number that anybody reads comes out of here.
 The protected function, the listeners and the classification run outside the lock.
 
-The fast path takes no lock. While the machine is calm (its rule 6), the gate lays out passes, and a
-call takes one: a single atomic `list.pop`. When the call succeeds, was not slow, and nobody
-watches, its duration goes into the journal of the pass: a single atomic `list.append`. Whoever
-holds the lock next folds the journal into the machine and the ledger before it reads or changes
-anything, so that every reading is exact. A call that finds no pass goes the long way, and so does
-whatever is not a plain success. A pass belongs to one generation of the machine, so late results
-sort themselves out.
+The short way takes no lock. While the machine is calm (its rule 6), the gate lays out passes, and a
+call takes one: a single atomic `list.pop`. When the call succeeds and was not slow, its duration
+goes into the journal of the pass: a single atomic `list.append`. Whoever holds the lock next folds
+the journal into the machine and the ledger before it reads or changes anything, so that every
+reading is exact. A call that finds no pass goes the long way, and so does whatever is not a plain
+success. A pass belongs to one generation of the machine, so late results sort themselves out.
+
+While the breaker is open, the gate lays out slips in the same manner: a refused call takes one, and
+the slips that are gone are the calls that were refused.
 
 In flight = passes given - calls settled. A reading takes the passes back, so the next call after it
 goes the long way and leaves a fresh exemplar.
@@ -19,9 +21,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +32,6 @@ from breakerscope.classify import error_name
 from breakerscope.events import (
     FALLBACK_OUTCOMES,
     CallRejected,
-    Cause,
     Event,
     FallbackUsed,
     Outcome,
@@ -38,13 +40,12 @@ from breakerscope.events import (
     make_call_rejected,
     make_call_settled,
 )
-from breakerscope.hub import Guard, Hub, Routes, Subscription
-from breakerscope.ledger import Durations, Exemplar, Ledger
-from breakerscope.machine import OUTSIDE, Figures, Machine, Permit, Transition
+from breakerscope.hub import Hub, Routes, Subscription
+from breakerscope.ledger import Exemplar, Ledger
+from breakerscope.machine import OUTSIDE, Machine, Permit, Transition
+from breakerscope.passes import LAID_OUT, LONG_WAY, Pass, Refusal, take_all
 from breakerscope.policy import Policy
-
-PASSES = 64
-"""How many passes are laid out at once: the journal is folded about once in so many calls."""
+from breakerscope.reading import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,56 +90,6 @@ class CircuitBreakerOpenError(Exception):
         return f"circuit breaker {self.breaker!r} is {self.state}{wait}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """Everything about one breaker at one moment, exact: each call that settled before is in it.
-
-    Counters are totals since the breaker was made (in this process). Times are seconds, ratios run
-    from 0 to 1 and are None below the minimum number of calls.
-    """
-
-    breaker: str
-    policy: Policy
-    buckets: tuple[float, ...]
-    state: State
-    entered_at: float
-    figures: Figures
-    open_wait: float
-    durations: Mapping[Outcome, Durations]
-    rejected: int
-    slow: int
-    in_flight: int
-    would_reject: int
-    fallbacks: Mapping[Outcome, int]
-    transitions: Mapping[tuple[State, State, Cause], int]
-    state_seconds: Mapping[State, float]
-
-    @property
-    def calls(self) -> dict[Outcome, int]:
-        """How many calls ended in each outcome."""
-        settled = {outcome: sum(of.counts) for outcome, of in self.durations.items()}
-        return settled | {Outcome.REJECTED: self.rejected}
-
-
-class Pass:
-    """Leave to make calls in one generation, and the journal of those that were plain successes.
-
-    A call that came in the long way has a pass of its own, with a fence that sends it out the same
-    way. `given` and `settled` count the calls of a pass that is shared.
-    """
-
-    __slots__ = ("append", "fence", "given", "journal", "permit", "settled", "watch")
-
-    def __init__(self, permit: Permit, watch: Guard, *, fence: float) -> None:
-        self.permit = permit
-        self.watch = watch
-        self.fence = fence
-        self.journal: list[float] = []
-        self.append = self.journal.append
-        self.given = 0
-        self.settled = 0
-
-
 class Gate:
     """See the top of the file. Thread-safe: every method may be called from any thread or task."""
 
@@ -152,19 +103,19 @@ class Gate:
         "_ledger",
         "_lock",
         "_machine",
+        "_next_seq",
         "_outbox",
         "_pass",
-        "_passes",
         "_quiet_until",
+        "_refusal",
         "_retired",
         "_routes",
-        "_seq",
         "_settled",
         "buckets",
         "name",
+        "passes",
         "policy",
         "slow_from",
-        "take",
     )
 
     def __init__(
@@ -180,14 +131,13 @@ class Gate:
         self.name = name
         self.policy = policy
         self.buckets = buckets
+        self.slow_from = inf if policy.slow_call is None else policy.slow_call
+        self.passes: list[Pass] = []
         self._clock = clock
         self._hub = hub
-        self.slow_from = inf if policy.slow_call is None else policy.slow_call
         self._machine = Machine(policy, now=clock.monotonic(), random=random)
-        self._passes: list[Pass] = []
-        self.take = self._passes.pop
         self._routes = Routes((), name)
-        self._seq = 0
+        self._next_seq = count(1).__next__
         self._entered_at = clock.wall()
         self._start_over()
         hub.attach(self)
@@ -197,14 +147,13 @@ class Gate:
         now = self._machine.advance(self._clock.monotonic())
         self._ledger = Ledger(self.buckets, state=self._machine.state, now=now)
         self._given = self._settled = 0
-        self._passes.clear()
+        self.passes.clear()
+        self._pass = Pass(self._machine.permit)
         self._retired: list[Pass] = []
+        self._refusal: Refusal | None = None
         self._abandoned: list[tuple[Pass, float, Outcome, BaseException]] = []
         self._outbox: list[tuple[Subscription, Event | None]] = []
         self._quiet_until: dict[Subscription, float] = {}
-        self._pass = Pass(
-            self._machine.permit, self._routes.success_guard, fence=self._machine.fence()
-        )
 
     def _release(self) -> None:
         """Release the lock, then deliver what happened under it."""
@@ -223,7 +172,22 @@ class Gate:
     # -- a call asks ------------------------------------------------------------------------------
 
     def enter(self) -> Pass:
-        """The long way in. Raises CircuitBreakerOpenError if the call is refused."""
+        """The way in without a pass. Raises CircuitBreakerOpenError if the call is refused."""
+        refusal = self._refusal
+        if refusal is not None:
+            now = self._clock.monotonic()
+            if now < refusal.until and not refusal.watch():
+                try:
+                    refusal.take()
+                except IndexError:
+                    # The slips are used up, or the state has changed just now: the long way.
+                    return self._enter_long()
+                ends = refusal.ends
+                retry_after = None if ends is None else ends - now
+                raise CircuitBreakerOpenError(self.name, refusal.state, retry_after) from None
+        return self._enter_long()
+
+    def _enter_long(self) -> Pass:
         watched = self._routes.rejection_guard()
         self._lock.acquire()
         try:
@@ -237,49 +201,26 @@ class Gate:
             self._reject_locked(state, retry_after, now, watched=bool(watched))
             if self.policy.shadow:
                 self._given += 1
-                return Pass(Permit(OUTSIDE, state), self._routes.success_guard, fence=-inf)
+                return Pass(Permit(OUTSIDE, state))
         finally:
             self._release()
-        raise CircuitBreakerOpenError(self.name, state, retry_after)
+        raise CircuitBreakerOpenError(self.name, state, retry_after) from None
 
     def _give_locked(self, permit: Permit) -> Pass:
-        current = self._pass
-        if permit is current.permit and not self._passes and self._machine.calm:
-            current.fence = self._machine.fence()
-            self._passes.extend([current] * PASSES)
-            current.given += PASSES
-            self._given += PASSES
+        shared = self._pass
+        if permit is shared.permit and not self.passes and self._machine.calm:
+            shared.fence = self._machine.fence()
+            shared.watch = self._routes.success_guard
+            self.passes.extend([shared] * LAID_OUT)
+            shared.given += LAID_OUT
+            self._given += LAID_OUT
         self._given += 1
-        return Pass(permit, self._routes.success_guard, fence=-inf)
+        return Pass(permit)
 
-    def _reject_locked(
-        self, state: State, retry_after: float | None, now: float, *, watched: bool
-    ) -> None:
-        ledger, enforced = self._ledger, not self.policy.shadow
-        ledger.rejected += enforced
-        ledger.would_reject += not enforced
-        self._seq += 1
-        due = [s for s in self._routes.rejected if self._is_due_locked(s, now, watched=watched)]
-        if due:
-            event = make_call_rejected(
-                self.name,
-                self._seq,
-                self._clock.wall(),
-                state,
-                retry_after,
-                ledger.rejected + ledger.would_reject,
-                enforced,
-            )
-            self._publish_locked(due, event)
-
-    def _is_due_locked(self, subscription: Subscription, now: float, *, watched: bool) -> bool:
-        if CallRejected in subscription.guards and not watched:
-            return False
-        if subscription.every:
-            if now < self._quiet_until.get(subscription, -inf):
-                return False
-            self._quiet_until[subscription] = now + subscription.every
-        return True
+    def _take_passes_back_locked(self) -> None:
+        n = take_all(self.passes)
+        self._pass.given -= n
+        self._given -= n
 
     def give_back(self, given: Pass) -> None:
         """The call that entered will not be made after all: as if it had never asked."""
@@ -292,7 +233,82 @@ class Gate:
         finally:
             self._release()
 
+    # -- a call is refused ------------------------------------------------------------------------
+
+    def _reject_locked(
+        self, state: State, retry_after: float | None, now: float, *, watched: bool
+    ) -> None:
+        ledger, enforced = self._ledger, not self.policy.shadow
+        ledger.rejected += enforced
+        ledger.would_reject += not enforced
+        due = [s for s in self._routes.rejected if self._is_due_locked(s, now, watched=watched)]
+        if due:
+            event = make_call_rejected(
+                self.name,
+                self._next_seq(),
+                self._clock.wall(),
+                state,
+                retry_after,
+                ledger.rejected + ledger.would_reject,
+                enforced,
+            )
+            self._publish_locked(due, event)
+        if enforced and state in (State.OPEN, State.FORCED_OPEN):
+            self._lay_out_slips_locked(state, retry_after, now)
+
+    def _is_due_locked(self, subscription: Subscription, now: float, *, watched: bool) -> bool:
+        if CallRejected in subscription.guards and not watched:
+            return False
+        if subscription.every:
+            if now < self._quiet_until.get(subscription, -inf):
+                return False
+            self._quiet_until[subscription] = now + subscription.every
+        return True
+
+    def _lay_out_slips_locked(self, state: State, retry_after: float | None, now: float) -> None:
+        """Slips hold until the wait is over, or until somebody is due to hear of a rejection."""
+        self._take_slips_back_locked()
+        heard = self._routes.rejected
+        if any(not s.every and CallRejected not in s.guards for s in heard):
+            return
+        ends = inf if retry_after is None else now + retry_after
+        due = [self._quiet_until.get(s, -inf) for s in heard if s.every]
+        self._refusal = Refusal(
+            state,
+            None if retry_after is None else ends,
+            min([ends, *due]),
+            self._routes.rejection_guard,
+        )
+
+    def _take_slips_back_locked(self) -> None:
+        if self._refusal is not None:
+            self._ledger.rejected += self._refusal.end()
+            self._refusal = None
+
     # -- a call ends ------------------------------------------------------------------------------
+
+    def witness(self, given: Pass, duration: float) -> None:
+        """A plain success, and somebody may want to hear of it."""
+        routes = self._routes
+        if given.watch is LONG_WAY or routes.queues_successes:
+            self.leave(given, duration, Outcome.SUCCESS)
+            return
+        given.append(duration)
+        for guard, subscription in routes.settled[Outcome.SUCCESS]:
+            if guard is None or guard():
+                subscription.deliver_inline(
+                    make_call_settled(
+                        self.name,
+                        self._next_seq(),
+                        self._clock.wall(),
+                        given.permit.state,
+                        Outcome.SUCCESS,
+                        duration,
+                        None,
+                        False,  # noqa: FBT003
+                        given is not self._pass,
+                    )
+                )
 
     def leave(
         self,
@@ -340,18 +356,16 @@ class Gate:
         wanted: Sequence[Subscription],
         exemplar: Exemplar | None,
     ) -> None:
-        machine = self._machine
+        machine, permit = self._machine, given.permit
         slow = duration >= self.slow_from
-        late, transition = machine.settle(given.permit, outcome, now=now, slow=slow, hint=hint)
+        late, transition = machine.settle(permit, outcome, now=now, slow=slow, hint=hint)
         self._ledger.add(outcome, duration, slow=slow, exemplar=exemplar)
         given.settled += 1
         self._settled += 1
-        self._seq += 1
         if wanted:
-            permit = given.permit
             event = make_call_settled(
                 self.name,
-                self._seq,
+                self._next_seq(),
                 self._clock.wall(),
                 permit.state,
                 outcome,
@@ -367,28 +381,27 @@ class Gate:
             self._pass.fence = machine.fence()
         else:
             self._take_passes_back_locked()
-            self._pass.fence = -inf
+            self._pass.watch = LONG_WAY
 
     # -- the journal ------------------------------------------------------------------------------
 
     def _catch_up_locked(self) -> float:
         """Fold in what was written down without the lock. Returns the present time.
 
-        The journal goes first: its successes happened before the fence, so before the time moves
-        on.
+        The journal goes first: its successes happened before the fence, so before time moves on.
         """
-        if journal := self._pass.journal:
-            n = self._fold_locked(self._pass, journal)
-            _, transition = self._machine.settle_batch(n)
-        else:
-            transition = None
+        if self._refusal is not None:
+            self._ledger.rejected += self._refusal.fold()
+        transition = None
+        if self._pass.journal:
+            _, transition = self._machine.settle_batch(self._fold_locked(self._pass))
         now = self._machine.advance(self._clock.monotonic())
         if transition is not None:
             self._changed_locked(transition, now)
         if self._retired:
             for old in self._retired:
                 if old.journal:
-                    self._fold_locked(old, old.journal)
+                    self._fold_locked(old)
             self._retired = [old for old in self._retired if old.settled < old.given]
         while self._abandoned:
             given, duration, outcome, error = self._abandoned.pop(0)
@@ -396,47 +409,28 @@ class Gate:
             self._settle_locked(given, duration, outcome, error, 0.0, now, wanted, None)
         return now
 
-    def _fold_locked(self, given: Pass, journal: list[float]) -> int:
-        n = len(journal)
-        batch = journal[:n]
-        del journal[:n]
-        self._ledger.add_successes(batch)
-        given.settled += n
-        self._settled += n
-        self._seq += n
-        return n
-
-    def _take_passes_back_locked(self) -> None:
-        n = 0
-        passes = self._passes
-        while passes:
-            try:
-                passes.pop()
-            except IndexError:
-                # Another thread took the last one between the question and the answer.
-                break
-            n += 1
-        self._pass.given -= n
-        self._given -= n
+    def _fold_locked(self, given: Pass) -> int:
+        durations = given.fold()
+        self._ledger.add_successes(durations)
+        self._settled += len(durations)
+        return len(durations)
 
     # -- the state changes ------------------------------------------------------------------------
 
     def _changed_locked(self, transition: Transition, now: float) -> None:
         self._take_passes_back_locked()
+        self._take_slips_back_locked()
         if self._pass.settled < self._pass.given:
             self._retired.append(self._pass)
-        self._pass = Pass(
-            self._machine.permit, self._routes.success_guard, fence=self._machine.fence()
-        )
+        self._pass = Pass(self._machine.permit)
         self._ledger.add_transition(transition.old, transition.new, transition.cause, now)
         self._entered_at = self._clock.wall()
-        self._seq += 1
         if not self._routes.changed:
             return
         figures = transition.figures
         event = StateChanged(
             breaker=self.name,
-            seq=self._seq,
+            seq=self._next_seq(),
             at=self._entered_at,
             old=transition.old,
             new=transition.new,
@@ -453,25 +447,6 @@ class Gate:
         )
         self._publish_locked(self._routes.changed, event)
 
-    def fallback_used(self, outcome: Outcome, error: str) -> None:
-        """A fallback is about to be called."""
-        self._lock.acquire()
-        try:
-            self._catch_up_locked()
-            self._ledger.fallbacks[outcome] += 1
-            self._seq += 1
-            if self._routes.fallbacks:
-                event = FallbackUsed(
-                    breaker=self.name,
-                    seq=self._seq,
-                    at=self._clock.wall(),
-                    outcome=outcome,
-                    error=error,
-                )
-                self._publish_locked(self._routes.fallbacks, event)
-        finally:
-            self._release()
-
     def command(self, act: Callable[[Machine, float], Transition | None]) -> None:
         """Give the machine a manual command."""
         self._lock.acquire()
@@ -480,14 +455,9 @@ class Gate:
             transition = act(self._machine, now)
             if transition is not None:
                 self._changed_locked(transition, now)
-        finally:
-            self._release()
-
-    def dump(self) -> dict[str, Any]:
-        """The state of the machine as plain data."""
-        self._lock.acquire()
-        try:
-            return self._machine.dump(self._catch_up_locked())
+            elif not self._machine.calm:
+                self._take_passes_back_locked()
+                self._pass.watch = LONG_WAY
         finally:
             self._release()
 
@@ -495,9 +465,7 @@ class Gate:
 
     @property
     def state(self) -> State:
-        """The state after all that has happened so far. An open breaker stays open until a call
-        asks.
-        """
+        """The state after all that has happened. An open breaker stays open until a call asks."""
         self._lock.acquire()
         try:
             self._catch_up_locked()
@@ -525,14 +493,40 @@ class Gate:
                 slow=ledger.slow,
                 in_flight=self._given - self._settled,
                 would_reject=ledger.would_reject,
-                fallbacks={o: ledger.fallbacks[o] for o in FALLBACK_OUTCOMES},
+                fallbacks={outcome: ledger.fallbacks[outcome] for outcome in FALLBACK_OUTCOMES},
                 transitions=dict(ledger.transitions),
                 state_seconds=ledger.state_seconds(now),
             )
         finally:
             self._release()
 
+    def dump(self) -> dict[str, Any]:
+        """The state of the machine as plain data."""
+        self._lock.acquire()
+        try:
+            return self._machine.dump(self._catch_up_locked())
+        finally:
+            self._release()
+
     # -- listeners --------------------------------------------------------------------------------
+
+    def fallback_used(self, outcome: Outcome, error: str) -> None:
+        """A fallback is about to be called."""
+        self._lock.acquire()
+        try:
+            self._catch_up_locked()
+            self._ledger.fallbacks[outcome] += 1
+            if self._routes.fallbacks:
+                event = FallbackUsed(
+                    breaker=self.name,
+                    seq=self._next_seq(),
+                    at=self._clock.wall(),
+                    outcome=outcome,
+                    error=error,
+                )
+                self._publish_locked(self._routes.fallbacks, event)
+        finally:
+            self._release()
 
     def _publish_locked(self, wanted: Sequence[Subscription], event: Event) -> None:
         for subscription in wanted:
@@ -548,18 +542,19 @@ class Gate:
         """Another set of listeners, for calls in flight too."""
         self._lock.acquire()
         try:
+            self._catch_up_locked()
+            self._take_slips_back_locked()
             self._routes = routes
             self._quiet_until = {
                 s: until for s, until in self._quiet_until.items() if s in routes.rejected
             }
             for given in (self._pass, *self._retired):
-                given.watch = routes.success_guard
+                if given.watch is not LONG_WAY:
+                    given.watch = routes.success_guard
         finally:
             self._release()
 
     def start_over_after_fork(self) -> None:
-        """A forked child: the state stays, the counters begin at 0, calls of the parent are
-        late.
-        """
+        """A forked child: the state stays, counters begin at 0, the parent's calls are late."""
         self._machine.new_generation()
         self._start_over()

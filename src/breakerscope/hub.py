@@ -203,6 +203,7 @@ class Routes:
     __slots__ = (
         "changed",
         "fallbacks",
+        "queues_successes",
         "rejected",
         "rejection_guard",
         "settled",
@@ -220,6 +221,8 @@ class Routes:
         self.rejected = tuple(s for s in subscriptions if s.wants(breaker, CallRejected))
         self.changed = tuple(s for s in subscriptions if s.wants(breaker, StateChanged))
         self.fallbacks = tuple(s for s in subscriptions if s.wants(breaker, FallbackUsed))
+        self.queues_successes = any(not s.inline for _, s in self.settled[Outcome.SUCCESS])
+        """Whether a queue is to hear of successes: it gets them in order, so under the lock."""
         self.success_guard = _any_of([guard for guard, _ in self.settled[Outcome.SUCCESS]])
         """Says whether anybody wants the event of a success that happens here and now."""
         guards = [s.guards[CallRejected] for s in self.rejected if CallRejected in s.guards]

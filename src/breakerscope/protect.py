@@ -16,8 +16,9 @@ from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from breakerscope.classify import Classifier
 from breakerscope.events import Outcome
-from breakerscope.gate import Clock, Gate, Pass
+from breakerscope.gate import Clock, Gate
 from breakerscope.hub import Hub
+from breakerscope.passes import Pass
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +36,7 @@ class Protector:
         self._classifier = classifier
         self._hub = hub
         self._now = clock.monotonic
-        self._take = gate.take
+        self._take = gate.passes.pop
         # A result that has to be looked at never leaves through the journal.
         self._slow_from = gate.slow_from if classifier.ignores_results else float("-inf")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import FrozenInstanceError
 
 import pytest
 
-from breakerscope import Classifier, Outcome
+from breakerscope import Classifier, ClassifierError, Outcome
+from breakerscope.classify import error_name
 
 FAILURE, IGNORED, CANCELLED = Outcome.FAILURE, Outcome.IGNORED, Outcome.CANCELLED
 
@@ -94,3 +96,93 @@ def test_a_rule_that_raises_is_no_answer_and_is_told() -> None:
 )
 def test_hints(says: float | None, seconds: float) -> None:
     assert Classifier(retry_after_from=lambda _: says).hint(object()) == seconds
+
+
+def test_nobody_hints_unless_asked() -> None:
+    assert Classifier().hint(object()) == 0.0
+    assert Classifier(retry_after_from=lambda seconds: seconds).hint("2.5") == 2.5
+
+
+@pytest.mark.parametrize("rule", ["failures", "ignore"])
+def test_a_rule_that_raises_is_told_by_its_name_from_inside_a_group(rule: str) -> None:
+    told: list[tuple[str, str]] = []
+    classifier = Classifier(**{rule: lambda e: 1 / e.args[0] > 0})
+    group = ExceptionGroup("", [ExceptionGroup("", [ValueError(0)]), ValueError("x")])
+    found = classifier.of_error(group, lambda name, e: told.append((name, type(e).__name__)))
+    # No answer is what an exception without a rule would be.
+    assert found is (IGNORED if rule == "failures" else FAILURE)
+    assert told == [(rule, "ZeroDivisionError"), (rule, "TypeError")]
+
+
+def test_without_a_listener_a_broken_rule_stays_silent() -> None:
+    def broken(_: object) -> bool:
+        raise RuntimeError
+
+    classifier = Classifier(
+        ignore=broken,
+        failures=broken,
+        failure_if=broken,
+        retry_after_from=broken,
+    )
+    assert classifier.of_error(ValueError()) is IGNORED
+    assert classifier.of_result(1) is Outcome.SUCCESS
+    assert classifier.hint(1) == 0.0
+
+
+@pytest.mark.parametrize(("links", "outcome"), [(1, FAILURE), (16, FAILURE), (17, IGNORED)])
+def test_sixteen_links_of_a_chain_are_followed(links: int, outcome: Outcome) -> None:
+    error: BaseException = OSError()
+    for _ in range(links - 1):
+        outer = ValueError()
+        outer.__cause__ = error
+        error = outer
+    assert Classifier(failures=OSError).of_error(error) is outcome
+
+
+def test_what_was_only_the_context_has_no_say() -> None:
+    error = ValueError()
+    error.__context__ = OSError()
+    assert Classifier(failures=OSError).of_error(error) is IGNORED
+
+
+@pytest.mark.parametrize("rule", ["failures", "ignore"])
+@pytest.mark.parametrize("value", [3, int, (ValueError, 3), (ValueError, int), "ValueError"])
+def test_an_exception_rule_that_cannot_be(rule: str, value: object) -> None:
+    with pytest.raises(ClassifierError) as caught:
+        Classifier(**{rule: value})  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        f"{rule}={value!r}: allowed is an exception type, a tuple of exception types,"
+        " or a predicate of the exception"
+    )
+
+
+@pytest.mark.parametrize("rule", ["failure_if", "retry_after_from"])
+def test_a_result_rule_that_cannot_be(rule: str) -> None:
+    with pytest.raises(ClassifierError) as caught:
+        Classifier(**{rule: 500})  # type: ignore[arg-type]
+    assert str(caught.value) == f"{rule}=500: allowed is a function of one argument"
+
+
+def test_whether_results_matter() -> None:
+    assert Classifier(ignore=KeyError).ignores_results
+    assert not Classifier(failure_if=bool).ignores_results
+
+
+def test_a_classifier_is_a_value() -> None:
+    assert Classifier(ignore=KeyError) == Classifier(ignore=KeyError) != Classifier()
+    with pytest.raises(FrozenInstanceError):
+        Classifier().ignore = KeyError  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Classifier(KeyError)  # type: ignore[call-arg]
+    assert not hasattr(Classifier(), "__dict__")
+
+
+def test_the_name_of_an_error() -> None:
+    class Local(Exception):
+        pass
+
+    assert [error_name(e) for e in (ValueError(), Declined(), Local())] == [
+        "ValueError",
+        f"{__name__}.Declined",
+        f"{__name__}.test_the_name_of_an_error.<locals>.Local",
+    ]

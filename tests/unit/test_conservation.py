@@ -15,9 +15,9 @@ import pytest
 from breakerscope import CircuitBreakerOpenError, Outcome
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.events import CallRejected, CallSettled, Event, StateChanged
-from breakerscope.gate import Reading
 from breakerscope.hub import Hub
 from breakerscope.policy import Policy
+from breakerscope.reading import Reading
 from tests.unit.support import Boom
 
 THREADS = 8

@@ -49,7 +49,7 @@ def test_a_fallback_answers_refused_calls_only() -> None:
     assert events == [
         FallbackUsed(
             breaker="payment_api",
-            seq=4,
+            seq=1,
             at=1_700_000_000.0,
             outcome=Outcome.REJECTED,
             error="breakerscope.gate.CircuitBreakerOpenError",

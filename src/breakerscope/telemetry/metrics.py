@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from breakerscope import catalogue
 from breakerscope.catalogue import Metric
 from breakerscope.events import State
-from breakerscope.gate import Reading
 from breakerscope.hub import Hub
 from breakerscope.ledger import Durations
 from breakerscope.ledger import Exemplar as Observed
 from breakerscope.machine import transitions_of
+from breakerscope.reading import Reading
 from breakerscope.registry import Registry
 
 if TYPE_CHECKING:

@@ -1,0 +1,43 @@
+"""Everything about one breaker at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from breakerscope.events import Cause, Outcome, State
+from breakerscope.ledger import Durations
+from breakerscope.machine import Figures
+from breakerscope.policy import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Exact: each call that settled before is in it, and all numbers are of the same moment.
+
+    Counters are totals since the breaker was made (in this process). Times are seconds, ratios run
+    from 0 to 1 and are None below the minimum number of calls. `open_wait` is the wait of the last
+    opening; before the first one, that of the policy.
+    """
+
+    breaker: str
+    policy: Policy
+    buckets: tuple[float, ...]
+    state: State
+    entered_at: float
+    figures: Figures
+    open_wait: float
+    durations: Mapping[Outcome, Durations]
+    rejected: int
+    slow: int
+    in_flight: int
+    would_reject: int
+    fallbacks: Mapping[Outcome, int]
+    transitions: Mapping[tuple[State, State, Cause], int]
+    state_seconds: Mapping[State, float]
+
+    @property
+    def calls(self) -> dict[Outcome, int]:
+        """How many calls ended in each outcome."""
+        settled = {outcome: sum(of.counts) for outcome, of in self.durations.items()}
+        return settled | {Outcome.REJECTED: self.rejected}

@@ -1,0 +1,432 @@
+"""Which changes of state there are: each one of the table is reached, and no other one ever is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import permutations, product
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from breakerscope.events import Cause, Outcome, State
+from breakerscope.machine import TRANSITIONS, TRIPS, Machine, Permit, Transition, transitions_of
+from breakerscope.policy import Policy
+
+CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
+FORCED_OPEN, DISABLED = State.FORCED_OPEN, State.DISABLED
+
+Change = tuple[State, State, Cause]
+Script = Callable[[], Transition | None]
+
+ONE_FAILURE = Policy(consecutive_failures=1, open_for=10.0, slow_call=1.0, slow_call_rate=1.0)
+
+
+def machine_with(policy: Policy = ONE_FAILURE) -> Machine:
+    return Machine(policy, now=0.0, random=lambda: 0.5)
+
+
+def admitted(machine: Machine, now: float = 0.0) -> Permit:
+    permit = machine.admit(now).permit
+    assert permit is not None
+    return permit
+
+
+def settle(
+    machine: Machine, outcome: Outcome, *, now: float = 0.0, slow: bool = False, hint: float = 0.0
+) -> Transition | None:
+    return machine.settle(admitted(machine, now), outcome, now=now, slow=slow, hint=hint).transition
+
+
+def machine_in(state: State, policy: Policy = ONE_FAILURE) -> Machine:
+    """A machine that got there by itself or by hand; one second after that it is time 11."""
+    machine = machine_with(policy)
+    if state in (OPEN, HALF_OPEN):
+        settle(machine, Outcome.FAILURE)
+    if state is HALF_OPEN:
+        machine.admit(10.0)
+    if state is FORCED_OPEN:
+        machine.force_open(0.0)
+    if state is DISABLED:
+        machine.disable(0.0)
+    assert machine.state is state
+    return machine
+
+
+# -- every legal change ----------------------------------------------------------------------------
+
+
+def by_consecutive_failures() -> Transition | None:
+    machine = machine_with(Policy(consecutive_failures=2))
+    assert settle(machine, Outcome.FAILURE) is None
+    return settle(machine, Outcome.FAILURE)
+
+
+def by_failure_count() -> Transition | None:
+    machine = machine_with(Policy(failure_count=2))
+    for outcome in (Outcome.FAILURE, Outcome.SUCCESS):
+        assert settle(machine, outcome) is None
+    return settle(machine, Outcome.FAILURE)
+
+
+def by_failure_rate() -> Transition | None:
+    machine = machine_with(Policy(failure_rate=0.5, min_calls=2))
+    assert settle(machine, Outcome.FAILURE) is None
+    return settle(machine, Outcome.SUCCESS)
+
+
+def by_slow_call_rate() -> Transition | None:
+    machine = machine_with(Policy(slow_call_rate=1.0, slow_call=1.0, min_calls=2))
+    assert settle(machine, Outcome.SUCCESS, slow=True) is None
+    return settle(machine, Outcome.SUCCESS, slow=True)
+
+
+def by_the_end_of_the_wait() -> Transition | None:
+    machine = machine_in(OPEN)
+    assert machine.admit(9.0) == (None, 1.0, None)
+    return machine.admit(10.0).transition
+
+
+def by_good_probes() -> Transition | None:
+    machine = machine_in(OPEN)
+    return settle(machine, Outcome.SUCCESS, now=10.0)
+
+
+def by_a_failed_probe() -> Transition | None:
+    machine = machine_in(OPEN)
+    return settle(machine, Outcome.FAILURE, now=10.0)
+
+
+def by_command(old: State, give: Callable[[Machine, float], Transition | None]) -> Script:
+    return lambda: give(machine_in(old), 11.0)
+
+
+def by_release(new: State) -> Script:
+    def script() -> Transition | None:
+        machine = machine_in(new)
+        machine.isolate(1.0)
+        return machine.end_isolation(2.0)
+
+    return script
+
+
+def by_adoption(old: State, new: State) -> Script:
+    return lambda: machine_in(old).load(machine_in(new).dump(10.0), 10.0)
+
+
+SCRIPTS: dict[Change, Script] = {
+    (CLOSED, OPEN, Cause.CONSECUTIVE_FAILURES): by_consecutive_failures,
+    (CLOSED, OPEN, Cause.FAILURE_COUNT): by_failure_count,
+    (CLOSED, OPEN, Cause.FAILURE_RATE): by_failure_rate,
+    (CLOSED, OPEN, Cause.SLOW_CALL_RATE): by_slow_call_rate,
+    (OPEN, HALF_OPEN, Cause.WAIT_ELAPSED): by_the_end_of_the_wait,
+    (HALF_OPEN, CLOSED, Cause.PROBES_SUCCEEDED): by_good_probes,
+    (HALF_OPEN, OPEN, Cause.PROBE_FAILED): by_a_failed_probe,
+    (CLOSED, FORCED_OPEN, Cause.FORCE_OPEN): by_command(CLOSED, Machine.force_open),
+    (OPEN, FORCED_OPEN, Cause.FORCE_OPEN): by_command(OPEN, Machine.force_open),
+    (HALF_OPEN, FORCED_OPEN, Cause.FORCE_OPEN): by_command(HALF_OPEN, Machine.force_open),
+    (DISABLED, FORCED_OPEN, Cause.FORCE_OPEN): by_command(DISABLED, Machine.isolate),
+    (CLOSED, DISABLED, Cause.DISABLE): by_command(CLOSED, Machine.disable),
+    (OPEN, DISABLED, Cause.DISABLE): by_command(OPEN, Machine.disable),
+    (HALF_OPEN, DISABLED, Cause.DISABLE): by_command(HALF_OPEN, Machine.disable),
+    (FORCED_OPEN, DISABLED, Cause.DISABLE): by_command(FORCED_OPEN, Machine.disable),
+    (OPEN, CLOSED, Cause.RESET): by_command(OPEN, Machine.reset),
+    (HALF_OPEN, CLOSED, Cause.RESET): by_command(HALF_OPEN, Machine.reset),
+    (FORCED_OPEN, CLOSED, Cause.RESET): by_command(FORCED_OPEN, Machine.reset),
+    (DISABLED, CLOSED, Cause.RESET): by_command(DISABLED, Machine.reset),
+    (FORCED_OPEN, CLOSED, Cause.RELEASE): by_release(CLOSED),
+    (FORCED_OPEN, OPEN, Cause.RELEASE): by_release(OPEN),
+    (FORCED_OPEN, DISABLED, Cause.RELEASE): by_release(DISABLED),
+} | {(old, new, Cause.ADOPT): by_adoption(old, new) for old, new in permutations(State, 2)}
+
+
+def test_there_is_a_script_for_each_legal_change_and_for_no_other() -> None:
+    assert set(SCRIPTS) == TRANSITIONS
+
+
+@pytest.mark.parametrize("change", sorted(SCRIPTS), ids="-".join)
+def test_each_legal_change_happens(change: Change) -> None:
+    transition = SCRIPTS[change]()
+    assert transition is not None
+    assert (transition.old, transition.new, transition.cause) == change
+    assert (transition.open_for is not None) == (
+        transition.new is OPEN and transition.cause is not Cause.RELEASE
+    )
+
+
+def test_a_slow_probe_is_a_failed_one_where_slow_calls_are_judged() -> None:
+    transition = settle(machine_in(OPEN), Outcome.SUCCESS, now=10.0, slow=True)
+    assert transition is not None
+    assert transition.cause is Cause.PROBE_FAILED
+    machine = machine_in(OPEN, Policy(consecutive_failures=1, slow_call=1.0))
+    transition = settle(machine, Outcome.SUCCESS, now=10.0, slow=True)
+    assert transition is not None
+    assert transition.cause is Cause.PROBES_SUCCEEDED
+
+
+# -- no illegal one --------------------------------------------------------------------------------
+
+ILLEGAL = sorted(set(product(State, State, Cause)) - TRANSITIONS)
+
+
+def test_no_state_leads_to_itself() -> None:
+    assert len(ILLEGAL) + len(TRANSITIONS) == len(State) ** 2 * len(Cause)
+    assert all(old is not new for old, new, _ in TRANSITIONS)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_command_for_the_state_that_is_changes_nothing(state: State) -> None:
+    commands = {
+        CLOSED: Machine.reset,
+        FORCED_OPEN: Machine.force_open,
+        DISABLED: Machine.disable,
+    }
+    if state in commands:
+        machine = machine_in(state)
+        permit, generation = machine.permit, machine.generation
+        assert commands[state](machine, 11.0) is None
+        assert (machine.permit, machine.generation) == (permit, generation)
+    assert machine_in(state).load(machine_in(state).dump(10.0), 10.0) is None
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("outcome", [Outcome.IGNORED, Outcome.CANCELLED])
+def test_outcomes_without_a_say_never_change_a_state(state: State, outcome: Outcome) -> None:
+    machine = machine_in(state)
+    now = 10.0 if state is HALF_OPEN else 1.0
+    permit = next(iter(machine._leases)) if state is HALF_OPEN else machine.permit
+    assert machine.settle(permit, outcome, now=now, slow=True) == (False, None)
+    assert machine.state is state
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(permutations(State, 2)))
+@pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.FAILURE])
+def test_a_late_result_changes_nothing(old: State, new: State, outcome: Outcome) -> None:
+    machine = machine_in(old)
+    permit = next(iter(machine._leases)) if old is HALF_OPEN else machine.permit
+    machine.load(machine_in(new).dump(10.0), 10.0)
+    before = machine.dump(10.0)
+    assert machine.settle(permit, outcome, now=10.0, slow=True, hint=99.0) == (True, None)
+    assert machine.dump(10.0) == before
+
+
+POLICIES = [
+    ONE_FAILURE,
+    Policy(),
+    Policy(failure_count=2, window=4, probes=2, probe_lease=2.0, backoff=2.0, jitter=0.5),
+    Policy(failure_rate=0.5, min_calls=2, window=timedelta(seconds=5), ramp_up=3.0),
+    Policy(slow_call=1.0, slow_call_rate=0.5, min_calls=3, window=5, probe_successes=3),
+    Policy(failure_rate=1.0, min_calls=1, window=timedelta(seconds=1), probes=3, probe_successes=2),
+]
+ACTS = ["admit"] * 6 + ["settle"] * 8 + ["batch", "turn", "turn", "turn"]
+COMMANDS = ["force_open", "disable", "reset", "isolate", "end_isolation", "adopt", "release"]
+
+
+@given(
+    policy=st.sampled_from(POLICIES),
+    acts=st.lists(
+        st.tuples(
+            st.sampled_from(ACTS + COMMANDS),
+            st.integers(0, 1000),
+            st.sampled_from([Outcome.FAILURE, Outcome.SUCCESS, Outcome.IGNORED]),
+            st.booleans(),
+            st.sampled_from([0.0, 0.5, 1.0, 3.0, 10.0, 400.0, -2.0]),
+        ),
+        max_size=80,
+    ),
+    saved=st.sampled_from(State),
+)
+def test_no_random_run_leaves_the_table(
+    policy: Policy, acts: list[tuple[str, int, Outcome, bool, float]], saved: State
+) -> None:
+    machine, now, holders = machine_with(policy), 0.0, 0
+    permits: list[Permit] = []
+    possible = {*transitions_of(policy)}
+    assert possible <= TRANSITIONS
+    snapshot = machine_in(saved, ONE_FAILURE).dump(10.0) | {"rows": machine.window.dump()}
+    for act, which, outcome, slow, seconds in acts:
+        old, generation = machine.state, machine.generation
+        transition: Transition | None = None
+        if act == "admit":
+            permit, retry_after, transition = machine.admit(now)
+            if permit is not None:
+                permits.append(permit)
+                assert permit.generation == machine.generation
+                assert permit.state is machine.state
+            else:
+                assert machine.state is not DISABLED
+                assert (retry_after is None) == (machine.state is FORCED_OPEN)
+                assert retry_after is None or retry_after > 0
+        elif act == "settle" and permits:
+            permit = permits.pop(which % len(permits))
+            late, transition = machine.settle(
+                permit, outcome, now=now, slow=slow, hint=max(seconds, 0.0)
+            )
+            assert late or permit.generation == generation
+        elif act == "batch" and machine.calm and now < machine.fence():
+            # Calm means: no number of successes changes the state.
+            assert (
+                machine.settle_batch(which % 200)
+                == (
+                    which % 200,
+                    None,
+                )
+                or machine.state is DISABLED
+            )
+        elif act == "turn":
+            now += seconds
+            machine.advance(now)
+        elif act == "isolate" and holders < 3:
+            holders += 1
+            transition = machine.isolate(now)
+        elif act == "end_isolation" and holders:
+            holders -= 1
+            transition = machine.end_isolation(now)
+        elif act in ("force_open", "disable", "reset"):
+            transition = getattr(machine, act)(now)
+        elif act == "release" and permits:
+            machine.release(permits.pop(which % len(permits)))
+        elif act == "adopt":
+            adopted: dict[str, Any] = snapshot if slow else machine.dump(now)
+            transition = machine.load(adopted, now)
+            assert transition is None or transition.cause is Cause.ADOPT
+        if transition is None:
+            assert (machine.state, machine.generation) == (old, generation)
+        else:
+            change = (transition.old, transition.new, transition.cause)
+            assert change in TRANSITIONS
+            assert change in possible or transition.cause is Cause.ADOPT
+            assert change[:2] == (old, machine.state)
+            assert machine.generation == generation + 1
+        assert not holders or machine.state is FORCED_OPEN
+
+
+@given(
+    policy=st.sampled_from([policy for policy in POLICIES if isinstance(policy.window, int)]),
+    before=st.lists(
+        st.tuples(st.sampled_from([Outcome.FAILURE, Outcome.SUCCESS]), st.booleans()), max_size=12
+    ),
+    n=st.integers(0, 150),
+)
+def test_a_batch_of_successes_is_worth_as_much_as_its_calls(
+    policy: Policy, before: list[tuple[Outcome, bool]], n: int
+) -> None:
+    batch, singles = machine_with(policy), machine_with(policy)
+    for machine in (batch, singles):
+        for outcome, slow in before:
+            machine.settle(machine.permit, outcome, now=0.0, slow=slow)
+    counted, transition = n, None
+    for at in range(n):
+        transition = singles.settle(singles.permit, Outcome.SUCCESS, now=0.0).transition
+        if transition is not None:
+            counted = at + 1
+            break
+    assert batch.settle_batch(n) == (counted, transition)
+    assert batch.dump(0.0) == singles.dump(0.0)
+
+
+def test_a_batch_trips_at_the_call_that_completes_min_calls() -> None:
+    machine = machine_with(Policy(failure_rate=0.5, min_calls=4))
+    for _ in range(2):
+        assert settle(machine, Outcome.FAILURE) is None
+    assert not machine.calm
+    counted, transition = machine.settle_batch(10)
+    assert counted == 2
+    assert transition is not None
+    assert (transition.cause, transition.figures.calls) == (Cause.FAILURE_RATE, 4)
+
+
+def test_a_rate_that_is_met_and_not_yet_judged_is_not_calm() -> None:
+    """A window of time forgets the successes first, and the next success has to be judged."""
+    machine = machine_with(Policy(failure_rate=0.5, min_calls=1, window=timedelta(seconds=10)))
+    for now, outcome in [(0.0, Outcome.SUCCESS)] * 2 + [(1.0, Outcome.FAILURE)]:
+        assert settle(machine, outcome, now=now) is None
+    assert machine.calm
+    machine.advance(10.0)
+    assert not machine.calm
+    transition = settle(machine, Outcome.SUCCESS, now=10.0)
+    assert transition is not None
+    assert transition.cause is Cause.FAILURE_RATE
+
+
+@pytest.mark.parametrize("cause", TRIPS)
+def test_a_rule_that_is_not_given_never_trips(cause: Cause) -> None:
+    rules: dict[Cause, dict[str, Any]] = {
+        Cause.CONSECUTIVE_FAILURES: {"consecutive_failures": 3},
+        Cause.FAILURE_COUNT: {"failure_count": 3},
+        Cause.FAILURE_RATE: {"failure_rate": 0.5, "min_calls": 3},
+        Cause.SLOW_CALL_RATE: {"slow_call_rate": 0.5, "slow_call": 1.0, "min_calls": 3},
+    }
+    machine = machine_with(Policy(**rules[cause]))
+    trips = [settle(machine, Outcome.FAILURE, slow=True) for _ in range(3)]
+    assert [trip and trip.cause for trip in trips] == [None, None, cause]
+
+
+@pytest.mark.parametrize("state", [CLOSED, DISABLED])
+def test_a_snapshot_adopted_during_an_isolation_takes_effect_after_it(state: State) -> None:
+    machine = machine_with()
+    machine.isolate(0.0)
+    machine.load(machine_in(state).dump(10.0), 0.0)
+    assert machine.admit(0.0).permit is None
+    change = machine.end_isolation(0.0)
+    assert machine.state is state
+    assert change is not None
+    assert (change.old, change.new, change.cause) in TRANSITIONS
+
+
+# -- rules that were once broken -------------------------------------------------------------------
+
+FIRST_TRIP = Policy(consecutive_failures=1, open_for=1.0, backoff=2.0)
+
+
+def failed_twice() -> Machine:
+    """Open for the second time, with a wait of two seconds."""
+    machine = machine_with(FIRST_TRIP)
+    settle(machine, Outcome.FAILURE)
+    settle(machine, Outcome.FAILURE, now=1.0)
+    assert machine.wait == 2.0
+    return machine
+
+
+def test_a_reset_during_an_isolation_forgets_the_back_off() -> None:
+    machine = failed_twice()
+    machine.isolate(1.0)
+    machine.reset(1.0)
+    machine.end_isolation(1.0)
+    transition = settle(machine, Outcome.FAILURE, now=1.0)
+    assert transition is not None
+    assert transition.open_for == 1.0
+
+
+def test_a_reset_during_an_isolation_forgets_the_ramp() -> None:
+    machine = machine_with(Policy(consecutive_failures=1, open_for=1.0, ramp_up=100.0))
+    settle(machine, Outcome.FAILURE)
+    settle(machine, Outcome.SUCCESS, now=1.0)
+    machine.isolate(1.0)
+    machine.reset(1.0)
+    machine.end_isolation(1.0)
+    admitted(machine, 1.0)
+    admitted(machine, 1.0)
+
+
+def test_a_reset_forgets_the_last_wait() -> None:
+    machine = failed_twice()
+    machine.reset(1.0)
+    machine.isolate(1.0)
+    machine.end_isolation(1.0)
+    transition = settle(machine, Outcome.FAILURE, now=1.0)
+    assert transition is not None
+    assert transition.open_for == 1.0
+
+
+def test_the_hint_of_an_expired_probe_is_late_too() -> None:
+    machine = machine_with(Policy(consecutive_failures=1, open_for=1.0, probe_lease=5.0))
+    settle(machine, Outcome.FAILURE)
+    lost = admitted(machine, 1.0)
+    probe = admitted(machine, 6.0)
+    assert machine.settle(lost, Outcome.FAILURE, now=6.0, hint=100.0).late
+    transition = machine.settle(probe, Outcome.FAILURE, now=6.0).transition
+    assert transition is not None
+    assert transition.open_for == 1.0

@@ -1,0 +1,197 @@
+"""Both windows beside plain lists of calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor, inf, nextafter
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from breakerscope.windows import CountWindow, TimeWindow, Window
+
+
+@dataclass(frozen=True)
+class Call:
+    failed: bool = False
+    slow: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    n: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Clear:
+    pass
+
+
+@dataclass(frozen=True)
+class Move:
+    """Dump it, and go on with a new window that loaded the dump."""
+
+
+Deed = Call | Batch | Pass | Clear | Move
+
+CALLS = st.builds(Call, st.booleans(), st.booleans())
+BATCHES = st.builds(Batch, st.integers(0, 40))
+STEPS = st.builds(
+    Pass,
+    st.sampled_from([0.0, 1 / 64, 0.25, 0.5, 1.0, 2.0, 7.75, 9.0, 10.0, 1e6, -0.25, -5.0])
+    | st.floats(-3, 30),
+)
+DEEDS: st.SearchStrategy[list[Deed]] = st.lists(
+    st.one_of(CALLS, CALLS, BATCHES, STEPS, st.just(Clear()), st.just(Move())), max_size=60
+)
+
+
+def figures(window: Window) -> tuple[int, int, int]:
+    return window.calls, window.failures, window.slow_calls
+
+
+def naive(calls: list[Call]) -> tuple[int, int, int]:
+    return len(calls), sum(call.failed for call in calls), sum(call.slow for call in calls)
+
+
+@given(size=st.integers(1, 12), deeds=DEEDS)
+def test_a_count_window_is_the_end_of_a_list(size: int, deeds: list[Deed]) -> None:
+    window = CountWindow(size)
+    past: list[Call] = []
+    for deed in deeds:
+        match deed:
+            case Call(failed, slow):
+                window.add(failed=failed, slow=slow)
+                past.append(deed)
+            case Batch(n):
+                window.add_successes(n)
+                past += [Call()] * n
+            case Pass(seconds):
+                window.advance(seconds)
+            case Clear():
+                window.clear()
+                past.clear()
+            case Move():
+                rows, window = window.dump(), CountWindow(size)
+                window.load(rows)
+        assert figures(window) == naive(past[-size:])
+        assert window.fence() == inf
+        assert window.dump() == [[call.failed, call.slow] for call in past[-size:]]
+
+
+@given(size=st.integers(1, 12), before=st.lists(CALLS, max_size=30), n=st.integers(0, 40))
+def test_a_batch_is_worth_as_much_as_its_calls(size: int, before: list[Call], n: int) -> None:
+    batch, singles = CountWindow(size), CountWindow(size)
+    for call in before:
+        for window in (batch, singles):
+            window.add(failed=call.failed, slow=call.slow)
+    batch.add_successes(n)
+    for _ in range(n):
+        singles.add(failed=False, slow=False)
+    assert batch.dump() == singles.dump()
+    assert figures(batch) == figures(singles)
+
+
+@given(
+    seconds=st.sampled_from([0.1, 1.0, 2.5, 3.0, 10.0, 60.0]),
+    start=st.sampled_from([0.0, 5.5, -123.25, 1e6]),
+    deeds=DEEDS,
+)
+def test_a_time_window_is_what_happened_in_its_buckets(
+    seconds: float, start: float, deeds: list[Deed]
+) -> None:
+    width = seconds / 10
+    window, clock, seen = TimeWindow(seconds), start, start
+    window.advance(start)
+    past: list[tuple[int, Call]] = []
+    for deed in deeds:
+        bucket = floor(seen / width)
+        match deed:
+            case Call(failed, slow):
+                window.add(failed=failed, slow=slow)
+                past.append((bucket, deed))
+            case Batch(n):
+                window.add_successes(n)
+                past += [(bucket, Call())] * n
+            case Pass(turned):
+                clock += turned
+                seen = max(seen, clock)
+                # The clock as it is: the window itself has to see that it ran backwards.
+                window.advance(clock)
+            case Clear():
+                window.clear()
+                past.clear()
+            case Move():
+                # Into another process, whose clock shows something else.
+                rows, window = window.dump(), TimeWindow(seconds)
+                window.advance(seen)
+                window.load(rows)
+                other = TimeWindow(seconds)
+                other.advance(seen + 7777 * width)
+                other.load(rows)
+                assert other.dump() == rows
+                assert figures(other) == figures(window)
+        now = floor(seen / width)
+        inside = [(at, call) for at, call in past if at > now - 10]
+        assert figures(window) == naive([call for _, call in inside])
+        assert window.dump() == [
+            list(naive([call for at, call in inside if at == bucket]))
+            for bucket in range(now - 9, now + 1)
+        ]
+        assert window.fence() == (now + 1) * width
+
+
+@given(
+    seconds=st.sampled_from([1.0, 2.5, 10.0, 60.0]),
+    start=st.floats(0, 1e6),
+    calls=st.lists(CALLS, min_size=1, max_size=5),
+    later=st.floats(0, 100),
+)
+def test_a_call_counts_for_nine_tenths_of_the_window_and_no_longer_than_all_of_it(
+    seconds: float, start: float, calls: list[Call], later: float
+) -> None:
+    window = TimeWindow(seconds)
+    window.advance(start)
+    for call in calls:
+        window.add(failed=call.failed, slow=call.slow)
+    window.advance(start + later)
+    if later < 0.899 * seconds:
+        assert figures(window) == naive(calls)
+    if later > 1.001 * seconds:
+        assert figures(window) == (0, 0, 0)
+
+
+@given(
+    # A width that is no sum of halves has a fence that is rounded, too.
+    seconds=st.sampled_from([0.7, 1.0, 2.5, 3.0, 10.0]),
+    start=st.floats(0, 1e4),
+    n=st.integers(1, 200),
+)
+@example(seconds=1.0, start=0.3, n=1)
+def test_before_the_fence_all_moments_are_worth_the_same(
+    seconds: float, start: float, n: int
+) -> None:
+    window = TimeWindow(seconds)
+    window.advance(start)
+    before = window.fence()
+    assert start <= before
+    window.advance(nextafter(before, -inf))
+    # One rounding error of time may fall on the other side of the border of a bucket.
+    assert window.fence() == pytest.approx(before, abs=1.001 * seconds / 10)
+    window.add_successes(n)
+    window.advance(nextafter(before, inf) + seconds / 100)
+    assert window.fence() > before
+    assert figures(window) == (n, 0, 0)
+
+
+def test_a_window_without_a_time_has_no_fence() -> None:
+    window = TimeWindow(10.0)
+    assert window.fence() == inf
+    window.advance(3.5)
+    assert window.fence() == 4.0
