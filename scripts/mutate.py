@@ -253,12 +253,12 @@ DIFF = re.compile(r"^```diff\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 
 
 def listed() -> Counter[Change]:
-    """The changes in `docs/mutation.md`. Each needs a reason: the text after it."""
+    """The changes in `docs/mutation.md`. Each block needs a reason: the text after it."""
     changes: Counter[Change] = Counter()
     text = LIST.read_text() if LIST.exists() else ""
     for entry in ENTRY.finditer(text):
-        *_, reason = DIFF.split(entry["rest"])
-        if not reason.strip():
+        # Split are: what stands before, a diff, its reason, a diff, its reason...
+        if not all(reason.strip() for reason in DIFF.split(entry["rest"])[2::2]):
             sys.exit(f"docs/mutation.md: no reason given for {entry['module']}, {entry['scope']}")
         for block in DIFF.findall(entry["rest"]):
             changes.update(

@@ -14,7 +14,7 @@ from breakerscope.gate import SYSTEM_CLOCK, Clock, Gate
 from breakerscope.hub import Hub, SubscribeOptions, Subscription, default_hub
 from breakerscope.ledger import DEFAULT_BUCKETS, checked_buckets
 from breakerscope.policy import Policy
-from breakerscope.protect import Guard, Protector
+from breakerscope.protect import Protector
 from breakerscope.reading import Reading
 from breakerscope.snapshots import checked, to_snapshot
 
@@ -36,7 +36,7 @@ class Parts(TypedDict, total=False):
     hub: Hub
 
 
-class CircuitBreaker:
+class CircuitBreaker(Protector):
     """A circuit breaker. Thread-safe and task-safe; one object serves sync and async calls.
 
     `@breaker` protects a function of any kind, `breaker.call(fn, ...)` one call,
@@ -46,23 +46,22 @@ class CircuitBreaker:
     `random` are for tests: seconds, and a number from 0 to 1 for the jitter.
     """
 
-    __slots__ = ("__weakref__", "_gate", "_hub", "_protector", "classifier")
+    __slots__ = ("__weakref__",)
 
     def __init__(self, name: str, policy: Policy | None = None, **parts: Unpack[Parts]) -> None:
         if not isinstance(name, str) or not name.strip():
             raise BreakerNameError(f"name={name!r}: allowed is text that is not empty")
         clock = parts.get("clock", SYSTEM_CLOCK)
-        self._hub = parts.get("hub", default_hub)
-        self.classifier = parts.get("classifier", EVERY_EXCEPTION_FAILS)
-        self._gate = Gate(
+        hub = parts.get("hub", default_hub)
+        gate = Gate(
             name,
             policy or Policy(),
             buckets=checked_buckets(parts.get("buckets", DEFAULT_BUCKETS)),
             clock=clock,
             random=parts.get("random", _random.random),
-            hub=self._hub,
+            hub=hub,
         )
-        self._protector = Protector(self._gate, self.classifier, clock, self._hub)
+        super().__init__(gate, parts.get("classifier", EVERY_EXCEPTION_FAILS), clock, hub)
 
     @property
     def name(self) -> str:
@@ -73,6 +72,11 @@ class CircuitBreaker:
     def policy(self) -> Policy:
         """The rules."""
         return self._gate.policy
+
+    @property
+    def classifier(self) -> Classifier:
+        """What is a failure."""
+        return self._classifier
 
     @property
     def buckets(self) -> tuple[float, ...]:
@@ -92,17 +96,9 @@ class CircuitBreaker:
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """Protect a function: def, async def, generator, async generator, method or classmethod."""
-        return self._protector.wrap(fn)
-
-    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `fn` through the breaker. For a coroutine function, returns an awaitable."""
-        return self._protector.call(fn, *args, **kwargs)
+        return self._wrap(fn)
 
     protect = __call__
-
-    def guard(self) -> Guard:
-        """One protected block, for `with` and `async with`."""
-        return self._protector.guard()
 
     def with_fallback(
         self, fallback: Callable[P, R], *, on: Collection[Outcome] = (Outcome.REJECTED,)
@@ -117,9 +113,9 @@ class CircuitBreaker:
         return Fallback(
             fallback,
             on=on,
-            protect=self._protector.wrap,
+            protect=self._wrap,
             gate=self._gate,
-            classifier=self.classifier,
+            classifier=self._classifier,
         )
 
     # -- manual control ----------------------------------------------------------------------------

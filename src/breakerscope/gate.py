@@ -181,10 +181,11 @@ class Gate:
                     refusal.take()
                 except IndexError:
                     # The slips are used up, or the state has changed just now: the long way.
-                    return self._enter_long()
-                ends = refusal.ends
-                retry_after = None if ends is None else ends - now
-                raise CircuitBreakerOpenError(self.name, refusal.state, retry_after) from None
+                    pass
+                else:
+                    ends = refusal.ends
+                    retry_after = None if ends is None else ends - now
+                    raise CircuitBreakerOpenError(self.name, refusal.state, retry_after) from None
         return self._enter_long()
 
     def _enter_long(self) -> Pass:

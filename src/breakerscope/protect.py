@@ -2,8 +2,8 @@
 
 Each form does the same: take a pass or go the long way in, run the function outside every lock,
 measure it, and settle. Nothing of a call is kept on a shared object, so that one protected function
-may run in many threads and tasks at once, and inside itself. The few lines stand in each form
-again, since a call of a helper would cost as much as all the rest.
+may run in many threads and tasks at once, and inside itself. The few lines stand again in `call`
+and in the text of `tailor.py`, since a call of a helper would cost as much as all the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from datetime import timedelta
+from math import inf
 from types import CoroutineType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
@@ -19,6 +21,7 @@ from breakerscope.events import Outcome
 from breakerscope.gate import Clock, Gate
 from breakerscope.hub import Hub
 from breakerscope.passes import Pass
+from breakerscope.tailor import tailored
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,23 +30,37 @@ _NO_CODE = compile("", "", "exec")
 
 
 class Protector:
-    """Puts calls through one gate and sorts their outcomes. Thread-safe, as the gate is."""
+    """The calls of a breaker: each is put through its gate. Thread-safe, as the gate is."""
 
-    __slots__ = ("_classifier", "_gate", "_hub", "_now", "_slow_from", "_take")
+    __slots__ = (
+        "_await_call",
+        "_classifier",
+        "_gate",
+        "_hub",
+        "_now",
+        "_passes",
+        "_slow_from",
+        "_take",
+    )
 
     def __init__(self, gate: Gate, classifier: Classifier, clock: Clock, hub: Hub) -> None:
         self._gate = gate
         self._classifier = classifier
         self._hub = hub
         self._now = clock.monotonic
+        self._passes = gate.passes
         self._take = gate.passes.pop
         # A result that has to be looked at never leaves through the journal.
-        self._slow_from = gate.slow_from if classifier.ignores_results else float("-inf")
+        self._slow_from = gate.slow_from if classifier.ignores_results else -inf
+        self._await_call = self._tailored(_call_and_await, is_coroutine=True)
 
     # -- the end of a call -------------------------------------------------------------------------
 
-    def succeeded(self, given: Pass, duration: float, result: object) -> None:
-        """The function returned."""
+    def _succeeded(self, given: Pass, duration: float, result: object) -> None:
+        """The function returned, and somebody may want to know more."""
+        if duration < self._slow_from:
+            self._gate.witness(given, duration)
+            return
         classifier = self._classifier
         outcome = classifier.of_result(result, self._hub.count_error)
         if outcome is Outcome.SUCCESS:
@@ -52,7 +69,7 @@ class Protector:
             hint = classifier.hint(result, self._hub.count_error)
             self._gate.leave(given, duration, outcome, "failure_if", hint)
 
-    def failed(self, given: Pass, duration: float, error: BaseException) -> None:
+    def _failed(self, given: Pass, duration: float, error: BaseException) -> None:
         """The function raised."""
         if isinstance(error, GeneratorExit):
             # Possibly the garbage collector at work, in a thread that holds the lock of the gate.
@@ -67,82 +84,49 @@ class Protector:
 
     # -- the forms ---------------------------------------------------------------------------------
 
-    def wrap(self, fn: Callable[P, R]) -> Callable[P, R]:
+    def _wrap(self, fn: Callable[P, R]) -> Callable[P, R]:
         """The same function, protected. The kind of function decides the form."""
         anything: Any = fn
         if isinstance(fn, classmethod | staticmethod):
-            return cast("Callable[P, R]", type(anything)(self.wrap(anything.__func__)))
+            return cast("Callable[P, R]", type(anything)(self._wrap(anything.__func__)))
         if not callable(fn):
             raise TypeError(f"cannot protect {fn!r}: allowed is a callable")
         of_object = getattr(type(fn), "__call__", None)  # noqa: B004 - asks what a call of it runs
         if inspect.isasyncgenfunction(fn) or inspect.isasyncgenfunction(of_object):
             return cast("Callable[P, R]", self._async_generator(anything))
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(of_object):
-            return cast("Callable[P, R]", self._coroutine(anything))
+            return cast("Callable[P, R]", self._tailored(fn, is_coroutine=True))
         if inspect.isgeneratorfunction(fn) or inspect.isgeneratorfunction(of_object):
             return cast("Callable[P, R]", self._generator(anything))
-        return self._function(fn)
+        return cast("Callable[P, R]", self._tailored(fn, is_coroutine=False))
 
-    def _function(self, fn: Callable[P, R]) -> Callable[P, R]:
-        take, enter, now, slow_from = self._take, self._gate.enter, self._now, self._slow_from
-        succeeded, failed = self.succeeded, self.failed
-
-        @functools.wraps(fn)
-        def protected(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                given = take()
-            except IndexError:
-                given = enter()
-            start = now()
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:
-                failed(given, now() - start, error)
-                raise
-            end = now()
-            if end - start >= slow_from or end >= given.fence or given.watch():
-                succeeded(given, end - start, result)
-            else:
-                given.append(end - start)
-            return result
-
-        return protected
-
-    def _coroutine(
-        self, fn: Callable[P, Coroutine[Any, Any, R]]
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
-        take, enter, now, slow_from = self._take, self._gate.enter, self._now, self._slow_from
-        succeeded, failed = self.succeeded, self.failed
-
-        @functools.wraps(fn)
-        async def protected(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                given = take()
-            except IndexError:
-                given = enter()
-            start = now()
-            try:
-                result = await fn(*args, **kwargs)
-            except BaseException as error:
-                failed(given, now() - start, error)
-                raise
-            end = now()
-            if end - start >= slow_from or end >= given.fence or given.watch():
-                succeeded(given, end - start, result)
-            else:
-                given.append(end - start)
-            return result
-
-        return protected
+    def _tailored(self, fn: Callable[..., Any], *, is_coroutine: bool) -> Callable[..., Any]:
+        gate = self._gate
+        names = {
+            "_passes": gate.passes,
+            "_take": gate.passes.pop,
+            "_enter": gate.enter,
+            "_now": self._now,
+            "_slow_from": self._slow_from,
+            "_failed": self._failed,
+            "_succeeded": self._succeeded,
+        }
+        return tailored(
+            fn,
+            names,
+            is_coroutine=is_coroutine,
+            asks_slow=self._slow_from < inf,
+            asks_fence=isinstance(gate.policy.window, timedelta),
+        )
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `fn` now; if it is a coroutine function, return a coroutine that asks when
         awaited.
         """
         if getattr(fn, "__code__", _NO_CODE).co_flags & inspect.CO_COROUTINE:
-            return cast("R", self._coroutine(cast("Any", fn))(*args, **kwargs))
+            return cast("R", self._await_call(fn, *args, **kwargs))
         try:
-            given = self._take()
+            given = self._take() if self._passes else self._gate.enter()
         except IndexError:
             given = self._gate.enter()
         now = self._now
@@ -150,7 +134,7 @@ class Protector:
         try:
             result = fn(*args, **kwargs)
         except BaseException as error:
-            self.failed(given, now() - start, error)
+            self._failed(given, now() - start, error)
             raise
         end = now()
         if type(result) is CoroutineType:
@@ -158,14 +142,14 @@ class Protector:
             self._gate.give_back(given)
             return cast("R", self._await(cast("Any", result)))
         if end - start >= self._slow_from or end >= given.fence or given.watch():
-            self.succeeded(given, end - start, result)
+            self._succeeded(given, end - start, result)
         else:
             given.append(end - start)
         return result
 
     async def _await(self, coroutine: Coroutine[Any, Any, R]) -> R:
         try:
-            return await self._coroutine(_identity)(coroutine)
+            return cast("R", await self._await_call(_identity, coroutine))
         finally:
             # A refused call must not leave a coroutine behind that nobody awaits.
             coroutine.close()
@@ -176,14 +160,11 @@ class Protector:
         """One call for the whole stream. Time counts while the stream works, not while it is
         read.
         """
-        take, enter, now = self._take, self._gate.enter, self._now
+        enter, now = self._enter, self._now
 
         @functools.wraps(fn)
         def protected(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, R]:
-            try:
-                given = take()
-            except IndexError:
-                given = enter()
+            given = enter()
             spent = 0.0
             stream = fn(*args, **kwargs)
             resume: Callable[[], Any] = functools.partial(next, stream)
@@ -192,10 +173,10 @@ class Protector:
                 try:
                     item = resume()
                 except StopIteration as stop:
-                    self.succeeded(given, spent + now() - start, stop.value)
+                    self._succeeded(given, spent + now() - start, stop.value)
                     return cast("R", stop.value)
                 except BaseException as error:
-                    self.failed(given, spent + now() - start, error)
+                    self._failed(given, spent + now() - start, error)
                     raise
                 spent += now() - start
                 try:
@@ -213,14 +194,11 @@ class Protector:
         self, fn: Callable[P, AsyncGenerator[Any, Any]]
     ) -> Callable[P, AsyncGenerator[Any, Any]]:
         """As `_generator`."""
-        take, enter, now = self._take, self._gate.enter, self._now
+        enter, now = self._enter, self._now
 
         @functools.wraps(fn)
         async def protected(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
-            try:
-                given = take()
-            except IndexError:
-                given = enter()
+            given = enter()
             spent = 0.0
             stream = fn(*args, **kwargs)
             resume: Callable[[], Any] = stream.__anext__
@@ -229,10 +207,10 @@ class Protector:
                 try:
                     item = await resume()
                 except StopAsyncIteration:
-                    self.succeeded(given, spent + now() - start, None)
+                    self._succeeded(given, spent + now() - start, None)
                     return
                 except BaseException as error:
-                    self.failed(given, spent + now() - start, error)
+                    self._failed(given, spent + now() - start, error)
                     raise
                 spent += now() - start
                 try:
@@ -247,17 +225,17 @@ class Protector:
         return protected
 
     def guard(self) -> Guard:
-        """One call as a block."""
+        """One protected block, for `with` and `async with`."""
         return Guard(self)
 
-    def enter(self) -> Pass:
+    def _enter(self) -> Pass:
         """The way in for a block."""
         try:
-            return self._take()
+            return self._take() if self._passes else self._gate.enter()
         except IndexError:
             return self._gate.enter()
 
-    def exit(
+    def _exit(
         self,
         given: Pass,
         start: float,
@@ -270,15 +248,11 @@ class Protector:
         if verdict is not None:
             self._gate.leave(given, duration, *verdict)
         elif error is not None:
-            self.failed(given, duration, error)
+            self._failed(given, duration, error)
         elif duration >= self._slow_from or end >= given.fence or given.watch():
-            self.succeeded(given, duration, None)
+            self._succeeded(given, duration, None)
         else:
             given.append(duration)
-
-    def now(self) -> float:
-        """The monotonic time in seconds."""
-        return self._now()
 
 
 class Guard:
@@ -312,20 +286,24 @@ class Guard:
     def __enter__(self) -> Self:
         if self._given is not None:
             raise RuntimeError("a guard is for one block: ask the breaker for a new one")
-        self._given = self._protector.enter()
-        self._start = self._protector.now()
+        self._given = self._protector._enter()
+        self._start = self._protector._now()
         return self
 
     def __exit__(self, cls: object, error: BaseException | None, traceback: object) -> None:
         if self._given is None:
             raise RuntimeError("a guard that was not entered cannot be left")
-        self._protector.exit(self._given, self._start, error, self._verdict)
+        self._protector._exit(self._given, self._start, error, self._verdict)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(self, cls: object, error: BaseException | None, traceback: object) -> None:
         self.__exit__(cls, error, traceback)
+
+
+async def _call_and_await(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    return await fn(*args, **kwargs)
 
 
 async def _identity(coroutine: Coroutine[Any, Any, R]) -> R:

@@ -22,7 +22,7 @@ from tests.unit.support import Boom
 
 THREADS = 8
 CALLS = 20_000
-TASKS = 200
+TASKS = 1000
 
 
 @pytest.fixture

@@ -173,6 +173,8 @@ def test_a_count_window_cleared_and_loaded() -> None:
     assert held(window) == (3, 1, 2, [BOTH, GOOD, SLOW])
     window.advance(1e9)
     assert held(window) == (3, 1, 2, [BOTH, GOOD, SLOW])
+    window.load([FAILED])
+    assert held(window) == (1, 1, 0, [FAILED])
 
 
 EMPTY = [0, 0, 0]
@@ -294,6 +296,7 @@ def test_a_time_window_that_knows_no_time_yet() -> None:
         ({"failure_rate": 0.5, "min_calls": 4}, "fff.", Cause.FAILURE_RATE),
         ({"failure_rate": 0.6, "min_calls": 2}, ".f.ff", Cause.FAILURE_RATE),
         ({"slow_call": 1, "slow_call_rate": 0.5, "min_calls": 4}, ".S.s", Cause.SLOW_CALL_RATE),
+        ({"slow_call": 1, "slow_call_rate": 0.5, "min_calls": 4}, "s...ss", Cause.SLOW_CALL_RATE),
         # Several at once: the first in the order of rule 5.
         (
             {"consecutive_failures": 2, "failure_count": 2, "failure_rate": 0.5, "min_calls": 2},
@@ -509,6 +512,13 @@ def test_a_hint_below_a_second_is_heard() -> None:
     assert machine.wait == 0.75
 
 
+def test_a_call_is_quick_and_gives_no_hint_unless_it_says_so() -> None:
+    machine = machine_with(consecutive_failures=1, open_for=0.1)
+    machine.settle(machine.permit, FAILURE, now=0.0)
+    assert machine.wait == 0.1
+    assert machine.figures(0.0) == figures(1, 1, 0, in_a_row=1)
+
+
 def test_a_close_and_a_reset_forget_the_hint() -> None:
     machine, probe = half_opened(probes=2, probe_successes=1)
     other = admitted(machine, 10.0)
@@ -683,6 +693,22 @@ def test_a_batch_is_worth_as_much_as_its_calls() -> None:
     assert machine.figures(0.0) == figures(4, 2, 0, 0, 0.5, 0.0)
 
 
+def test_the_call_that_completes_the_minimum_is_judged_alone() -> None:
+    machine = machine_with(failure_rate=0.5, min_calls=4)
+    for outcome in (FAILURE, FAILURE, SUCCESS):
+        settle(machine, outcome, 0.0)
+    counted, change = machine.settle_batch(5)
+    assert (counted, machine.state) == (1, OPEN)
+    assert change is not None
+    assert change.figures == figures(4, 2, 0, 0, 0.5, 0.0)
+
+
+def test_a_minimum_that_the_window_never_holds() -> None:
+    machine = machine_with(consecutive_failures=1, window=5, min_calls=10)
+    assert machine.settle_batch(12) == (12, None)
+    assert machine.figures(0.0) == figures(5)
+
+
 @pytest.mark.parametrize(("n", "left"), [(0, 2), (1, 0), (3, 0), (4, 0), (25, 0)])
 def test_a_batch_that_changes_nothing(n: int, left: int) -> None:
     machine = machine_with(failure_rate=0.9, min_calls=4, consecutive_failures=3, window=20)
@@ -714,6 +740,7 @@ def test_a_batch_may_push_out_what_kept_the_rate_low() -> None:
         ({"failure_rate": 0.5}, [SUCCESS], True),
         ({"consecutive_failures": 5}, [FAILURE], True),
         ({"failure_rate": 0.5, "min_calls": 2}, [SUCCESS, SUCCESS, FAILURE], True),
+        ({"failure_rate": 0.6, "min_calls": 2}, [SUCCESS, FAILURE], True),
         ({"failure_count": 5}, [FAILURE] * 3, True),
     ],
 )
@@ -886,6 +913,7 @@ def test_a_reset_forgets_everything() -> None:
     opening.settle(admitted(opening, 1.0), FAILURE, now=1.0)
     assert opening.wait == 2.0
     opening.reset(1.0)
+    assert opening.dump(1.0) == FRESH | {"base_wait": 1.0, "closed_for": 0.0}
     assert waits(opening, 3, now=1.0) == [1.0, 2.0, 4.0]
 
 
@@ -965,6 +993,16 @@ def test_what_is_loaded_decides() -> None:
     change = settle(machine, FAILURE, 721.0)
     assert change is not None
     assert change.open_for == 10.0
+
+
+def test_a_loaded_ramp_goes_on() -> None:
+    machine = machine_with(ramp_up=8.0)
+    machine.load(FRESH | {"ramp_for": 4.0}, 700.0)
+    assert machine.admit(700.0) == Admission(None, 4.0)
+    assert machine.admit(700.0) == Admission(machine.permit)
+    machine = machine_with()
+    machine.load(FRESH, 700.0)
+    assert machine.admit(700.0) == Admission(machine.permit)
 
 
 def test_a_loaded_state_that_waits_for_nothing() -> None:

@@ -1,0 +1,115 @@
+"""The code around a protected function, made to its measure.
+
+A wrapper with `*args, **kwargs` packs the arguments of each call into a tuple and a dict and
+unpacks them again: about a third of the whole cost of a protected call. So the wrapper is written
+with the parameters of the function itself, as dataclasses write their `__init__`. The same text
+serves functions and coroutine functions, and leaves out the questions that a policy never asks.
+
+A call with arguments that do not fit fails before the breaker is asked: it is no call.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import linecache
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any
+
+TEXT = """\
+{async_}def protected({parameters}):
+    try:
+        _given = _take() if _passes else _enter()
+    except IndexError:
+        _given = _enter()
+    _start = _now()
+    try:
+        _result = {await_}_fn({arguments})
+    except BaseException as _error:
+        _failed(_given, _now() - _start, _error)
+        raise
+    {measure}
+    if {special}:
+        _succeeded(_given, _duration, _result)
+    else:
+        _given.append(_duration)
+    return _result
+"""
+"""Names of our own begin with an underscore; parameters that do so as well are not tailored."""
+
+
+def tailored(
+    fn: Callable[..., Any],
+    names: dict[str, Any],
+    *,
+    is_coroutine: bool,
+    asks_slow: bool,
+    asks_fence: bool,
+) -> Callable[..., Any]:
+    """The protected form of `fn`. `names` are the functions that the text calls."""
+    parameters, arguments = _measures(fn)
+    text = TEXT.format(
+        async_="async " if is_coroutine else "",
+        await_="await " if is_coroutine else "",
+        parameters=parameters,
+        arguments=arguments,
+        measure="_end = _now()\n    _duration = _end - _start"
+        if asks_fence
+        else "_duration = _now() - _start",
+        special=" or ".join(
+            ["_duration >= _slow_from"] * asks_slow
+            + ["_end >= _given.fence"] * asks_fence
+            + ["_given.watch()"]
+        ),
+    )
+    scope = {**names, "_fn": fn}
+    # The text is ours; of the function it has no more than the names of its parameters.
+    exec(_compiled(text), scope)  # noqa: S102
+    protected: Any = scope["protected"]
+    if isinstance(fn, FunctionType):
+        protected.__defaults__ = fn.__defaults__
+        protected.__kwdefaults__ = fn.__kwdefaults__
+    return functools.wraps(fn)(protected)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(text: str) -> CodeType:
+    """The code, once for all functions with the same parameters, and its lines for tracebacks."""
+    file = f"<breakerscope {hash(text):x}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    return compile(text, file, "exec")
+
+
+def _measures(fn: Callable[..., Any]) -> tuple[str, str]:
+    """The parameters of a function as its head has them, and as a call hands them on."""
+    anything = "*_args, **_kwargs"
+    if not isinstance(fn, FunctionType):
+        return anything, anything
+    code = fn.__code__
+    n, n_first, n_key = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount
+    rest = code.co_varnames[n + n_key :]
+    takes_args = bool(code.co_flags & inspect.CO_VARARGS)
+    takes_kwargs = bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    names = code.co_varnames[: n + n_key + takes_args + takes_kwargs]
+    if any(name.startswith("_") or not name.isidentifier() for name in names):
+        return anything, anything
+    optional = n - len(fn.__defaults__ or ())
+    head = [name if at < optional else f"{name}=None" for at, name in enumerate(names[:n])]
+    call = list(names[:n])
+    if n_first:
+        head.insert(n_first, "/")
+    if takes_args:
+        head.append(f"*{rest[0]}")
+        call.append(f"*{rest[0]}")
+    elif n_key:
+        head.append("*")
+    with_default = fn.__kwdefaults__ or {}
+    for name in names[n : n + n_key]:
+        head.append(f"{name}=None" if name in with_default else name)
+        call.append(f"{name}={name}")
+    if takes_kwargs:
+        kwargs = rest[1 if takes_args else 0]
+        head.append(f"**{kwargs}")
+        call.append(f"**{kwargs}")
+    return ", ".join(head), ", ".join(call)
