@@ -289,9 +289,10 @@ class Gate:
     # -- a call ends ------------------------------------------------------------------------------
 
     def witness(self, given: Pass, duration: float) -> None:
-        """A plain success, and somebody may want to hear of it."""
-        routes = self._routes
-        if given.watch is LONG_WAY or routes.queues_successes:
+        """A success that was not slow. Somebody wants to hear of it, or it has to be judged."""
+        routes, fence = self._routes, given.fence
+        fenced = fence < inf and self._clock.monotonic() >= fence
+        if fenced or given.watch is LONG_WAY or routes.queues_successes:
             self.leave(given, duration, Outcome.SUCCESS)
             return
         given.append(duration)

@@ -60,7 +60,8 @@ def test_it_looks_the_same(fn: Callable[..., Any]) -> None:
 def test_all_kinds_of_arguments_arrive() -> None:
     breaker = make_breaker()
     key = [1]
-    for call in (breaker(plain), breaker.protect(plain), functools.partial(breaker.call, plain)):
+    forms: list[Any] = [breaker(plain), breaker.protect(plain)]
+    for call in (*forms, functools.partial(breaker.call, plain)):
         assert call(1, "b", 3, 4, key=key, start=5, result=6, fn=7) == plain(
             1, "b", 3, 4, key=key, start=5, result=6, fn=7
         )
