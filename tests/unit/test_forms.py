@@ -60,8 +60,9 @@ def test_it_looks_the_same(fn: Callable[..., Any]) -> None:
 def test_all_kinds_of_arguments_arrive() -> None:
     breaker = make_breaker()
     key = [1]
-    forms: list[Any] = [breaker(plain), breaker.protect(plain)]
-    for call in (*forms, functools.partial(breaker.call, plain)):
+    through_call: Any = lambda *args, **kwargs: breaker.call(plain, *args, **kwargs)  # noqa: E731
+    forms: list[Any] = [breaker(plain), breaker.protect(plain), through_call]
+    for call in forms:
         assert call(1, "b", 3, 4, key=key, start=5, result=6, fn=7) == plain(
             1, "b", 3, 4, key=key, start=5, result=6, fn=7
         )
