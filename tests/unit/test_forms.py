@@ -38,7 +38,7 @@ async def async_stream(upto: int) -> AsyncIterator[int]:
         yield number
 
 
-KINDS = [
+KINDS: list[Callable[[object], bool]] = [
     inspect.isfunction,
     inspect.iscoroutinefunction,
     inspect.isgeneratorfunction,
