@@ -33,7 +33,7 @@ class Protector:
     """The calls of a breaker: each is put through its gate. Thread-safe, as the gate is."""
 
     __slots__ = (
-        "_await_call",
+        "_await_call_made",
         "_classifier",
         "_gate",
         "_hub",
@@ -52,7 +52,7 @@ class Protector:
         self._take = gate.passes.pop
         # A result that has to be looked at never leaves through the journal.
         self._slow_from = gate.slow_from if classifier.ignores_results else -inf
-        self._await_call = self._tailored(_call_and_await, is_coroutine=True)
+        self._await_call_made: Callable[..., Any] | None = None
 
     # -- the end of a call -------------------------------------------------------------------------
 
@@ -119,10 +119,15 @@ class Protector:
             asks_fence=isinstance(gate.policy.window, timedelta),
         )
 
+    @property
+    def _await_call(self) -> Callable[..., Any]:
+        """Awaits any coroutine function; made when first needed, since most breakers never do."""
+        if self._await_call_made is None:
+            self._await_call_made = self._tailored(_call_and_await, is_coroutine=True)
+        return self._await_call_made
+
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `fn` now; if it is a coroutine function, return a coroutine that asks when
-        awaited.
-        """
+        """Call `fn` through the breaker. For a coroutine function, returns an awaitable."""
         if getattr(fn, "__code__", _NO_CODE).co_flags & inspect.CO_COROUTINE:
             return cast("R", self._await_call(fn, *args, **kwargs))
         try:
@@ -157,16 +162,15 @@ class Protector:
     def _generator(
         self, fn: Callable[P, Generator[Any, Any, R]]
     ) -> Callable[P, Generator[Any, Any, R]]:
-        """One call for the whole stream. Time counts while the stream works, not while it is
-        read.
-        """
+        """One call for the whole stream, timed while the stream works, not while it is read."""
         enter, now = self._enter, self._now
 
         @functools.wraps(fn)
         def protected(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, R]:
+            # First the stream, which does nothing yet: arguments that do not fit are no call.
+            stream = fn(*args, **kwargs)
             given = enter()
             spent = 0.0
-            stream = fn(*args, **kwargs)
             resume: Callable[[], Any] = functools.partial(next, stream)
             while True:
                 start = now()
@@ -198,9 +202,10 @@ class Protector:
 
         @functools.wraps(fn)
         async def protected(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
+            # First the stream, which does nothing yet: arguments that do not fit are no call.
+            stream = fn(*args, **kwargs)
             given = enter()
             spent = 0.0
-            stream = fn(*args, **kwargs)
             resume: Callable[[], Any] = stream.__anext__
             while True:
                 start = now()

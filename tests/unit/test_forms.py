@@ -91,6 +91,20 @@ def test_callables_that_are_no_functions() -> None:
         breaker(3)  # type: ignore[arg-type]
 
 
+def test_arguments_that_do_not_fit_are_no_call() -> None:
+    breaker = make_breaker()
+    forms: list[Any] = [breaker(plain), breaker(coroutine)]
+    for form in forms:
+        with pytest.raises(TypeError):
+            form(nonsense=1)
+    streams: list[Any] = [breaker(stream)]
+    for form in streams:
+        with pytest.raises(TypeError):
+            next(form(nonsense=1))
+    reading = breaker.read()
+    assert (sum(reading.calls.values()), reading.in_flight) == (0, 0)
+
+
 def test_a_refusal_has_no_other_error_behind_it() -> None:
     breaker = make_breaker()
     breaker.force_open()
