@@ -24,7 +24,7 @@ test: lint types imports servers ## everything: style, types, architecture, all 
 unit: $(VENV)/.dev ## the fast tests only
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 
-mutate: $(VENV)/.mutation ## mutation tests of the pure core, about 6 minutes on 2 cores; ARGS="policy"
+mutate: $(VENV)/.mutation ## mutation tests of the pure core, about 10 minutes on 2 cores; ARGS="policy"
 	$(BIN)/python scripts/mutate.py $(ARGS)
 
 lint: $(VENV)/.dev ## style

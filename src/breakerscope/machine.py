@@ -284,17 +284,16 @@ class Machine:
         """
         if self.state is not CLOSED:
             return n, None
+        # The call that completes `min_calls` has to be judged, as it would be alone.
+        up_to_gate = min(n, max(self.policy.min_calls - self.window.calls, 0))
         counted = 0
-        while counted < n:
-            # Below `min_calls` the first call that completes it has to be judged, as it would be
-            # alone.
-            missing = self.policy.min_calls - self.window.calls
-            step = n - counted if missing <= 0 else min(n - counted, missing)
-            self.consecutive_failures = 0
-            self.window.add_successes(step)
-            counted += step
-            if (transition := self._judge()) is not None:
-                return counted, transition
+        for step in (up_to_gate, n - up_to_gate):
+            if step:
+                self.consecutive_failures = 0
+                self.window.add_successes(step)
+                counted += step
+                if (transition := self._judge()) is not None:
+                    return counted, transition
         return counted, None
 
     @property
@@ -510,6 +509,6 @@ class Machine:
         self._base_wait = data["base_wait"]
         self._open_until = now + (data["open_for"] or 0.0)
         self._closed_at = -inf if data["closed_for"] is None else now - data["closed_for"]
-        self._ramp_until = now + data["ramp_for"]
+        self._ramp_until = now + min(data["ramp_for"], self.policy.ramp_up)
         self._probe_successes = data["probe_successes"]
         return transition

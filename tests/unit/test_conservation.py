@@ -99,13 +99,16 @@ def test_threads_scrapes_and_manual_control_lose_nothing(subscribed: bool) -> No
 
     done = threading.Event()
 
-    def disturb() -> None:
+    def scrape() -> None:
         before = breaker.read()
         while not done.is_set():
             reading = breaker.read()
             for outcome, count in reading.calls.items():
                 assert count >= before.calls[outcome]
             before = reading
+
+    def command() -> None:
+        while not done.is_set():
             with breaker.isolated():
                 pass
             breaker.disable()
@@ -126,13 +129,14 @@ def test_threads_scrapes_and_manual_control_lose_nothing(subscribed: bool) -> No
         threading.Thread(target=guarded(lambda number=number: work(number)))  # type: ignore[misc]
         for number in range(THREADS)
     ]
-    disturber = threading.Thread(target=guarded(disturb))
-    for thread in (disturber, *workers):
+    others = [threading.Thread(target=guarded(target)) for target in (scrape, command)]
+    for thread in (*others, *workers):
         thread.start()
     for thread in workers:
         thread.join()
     done.set()
-    disturber.join()
+    for thread in others:
+        thread.join()
 
     assert errors == []
     asked = sum(tallies, Counter())

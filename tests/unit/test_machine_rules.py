@@ -964,7 +964,7 @@ def test_a_ramp_in_a_dump() -> None:
     ],
 )
 def test_a_dump_that_is_loaded_and_dumped_again(data: dict[str, Any]) -> None:
-    machine = machine_with(consecutive_failures=2, now=500.0)
+    machine = machine_with(consecutive_failures=2, ramp_up=8.0, now=500.0)
     change = machine.load(data, 700.0)
     assert machine.dump(700.0) == data
     assert machine.advance(0.0) == 700.0
@@ -1003,6 +1003,22 @@ def test_a_loaded_ramp_goes_on() -> None:
     machine = machine_with()
     machine.load(FRESH, 700.0)
     assert machine.admit(700.0) == Admission(machine.permit)
+
+
+def test_a_loaded_ramp_is_no_longer_than_the_policy_has_it() -> None:
+    machine = machine_with(ramp_up=8.0)
+    machine.load(FRESH | {"ramp_for": 9.0}, 700.0)
+    assert machine.dump(700.0)["ramp_for"] == 8.0
+    machine = machine_with()
+    machine.load(FRESH | {"ramp_for": 9.0}, 700.0)
+    assert machine.admit(700.0) == Admission(machine.permit)
+
+
+def test_a_batch_where_the_minimum_does_not_fit_into_the_window() -> None:
+    machine = machine_with(window=10, min_calls=11, consecutive_failures=1)
+    for _ in range(3):
+        assert machine.settle_batch(1_000_000) == (1_000_000, None)
+    assert machine.figures(0.0).calls == 10
 
 
 def test_a_loaded_state_that_waits_for_nothing() -> None:
