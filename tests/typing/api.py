@@ -36,7 +36,28 @@ class Service:
         return bytes(amount)
 
 
+def cached(amount: int, *, note: str = "") -> str:
+    return note
+
+
+async def cached_async(amount: int) -> float:
+    return 0.0
+
+
+def cached_sync(amount: int) -> float:
+    return 0.0
+
+
+async def fall_back() -> None:
+    assert_type(breaker.with_fallback(cached)(plain)(1, note="n"), str)
+    assert_type(await breaker.with_fallback(cached_async)(coroutine)(1), float)
+    assert_type(await breaker.with_fallback(cached_sync)(coroutine)(1), float)
+    breaker.with_fallback(cached_sync)(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 async def use() -> None:
+    assert_type(breaker.protect(plain)(1), str)
+    assert_type(bs.breakers_per("host", limit=10)("a"), bs.CircuitBreaker)
     assert_type(plain(1, note="n"), str)
     assert_type(await coroutine(1), float)
     assert_type(stream(1), Iterator[int])
