@@ -364,6 +364,34 @@ def test_a_rule_that_is_not_given_never_trips(cause: Cause) -> None:
     assert [trip and trip.cause for trip in trips] == [None, None, cause]
 
 
+@pytest.mark.parametrize(("closed_for", "open_for"), [(0.0, 4.0), (1.75, 4.0), (2.0, 1.0)])
+def test_the_wait_begins_anew_after_as_long_a_time_of_peace(
+    closed_for: float, open_for: float
+) -> None:
+    """The last wait was two seconds: closed for exactly as long is long enough."""
+    machine = machine_with(Policy(consecutive_failures=1, open_for=1.0, backoff=2.0))
+    settle(machine, Outcome.FAILURE)
+    settle(machine, Outcome.FAILURE, now=1.0)
+    settle(machine, Outcome.SUCCESS, now=3.0)
+    assert machine.state is CLOSED
+    transition = settle(machine, Outcome.FAILURE, now=3.0 + closed_for)
+    assert transition is not None
+    assert transition.open_for == open_for
+
+
+def test_closing_forgets_a_hint_that_the_longest_wait_cut_short() -> None:
+    policy = Policy(consecutive_failures=1, open_for=1.0, open_for_max=8.0)
+    machine = machine_with(policy)
+    opened = settle(machine, Outcome.FAILURE, hint=1000.0)
+    assert opened is not None
+    assert opened.open_for == 8.0
+    settle(machine, Outcome.SUCCESS, now=8.0)
+    assert machine.state is CLOSED
+    opened = settle(machine, Outcome.FAILURE, now=100.0)
+    assert opened is not None
+    assert opened.open_for == 1.0
+
+
 @pytest.mark.parametrize("state", [CLOSED, DISABLED])
 def test_a_snapshot_adopted_during_an_isolation_takes_effect_after_it(state: State) -> None:
     machine = machine_with()

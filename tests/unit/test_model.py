@@ -117,21 +117,35 @@ def policies(draw: st.DrawFn) -> Policy:
     def maybe(values: list[Any]) -> Any:
         return draw(st.sampled_from([None] * len(values) + values))
 
+    hardy = draw(st.booleans())
     times = [timedelta(seconds=seconds) for seconds in (2.5, 5, 10, 20, 80)]
-    windows: list[int | timedelta] = [1, 2, 3, 5, 8, 12, *times]
-    window = draw(st.sampled_from(windows))
+    windows: list[int | timedelta] = [8, 12, 20] if hardy else [1, 2, 3, 5, 8, 12]
+    window = draw(st.sampled_from(windows + times))
     most = window if isinstance(window, int) else 12
     slow_call = maybe([0.5, 1.0])
     open_for = draw(st.sampled_from([0.5, 1.0, 4.0, 10.0]))
     longest = maybe([1, 2, 8])
+    trips: dict[str, Any]
+    if hardy:
+        # It takes much to trip it, so its window fills and turns over.
+        trips = {
+            "min_calls": 6,
+            "consecutive_failures": 4,
+            "failure_rate": maybe([0.75, 1.0]),
+            "slow_call_rate": maybe([0.75, 1.0]) if slow_call else None,
+        }
+    else:
+        trips = {
+            "min_calls": draw(st.sampled_from([n for n in (1, 2, 3, 4, 6) if n <= most])),
+            "consecutive_failures": maybe([1, 2, 3, 4]),
+            "failure_count": maybe([n for n in (1, 2, 3, 5) if n <= most]),
+            "failure_rate": maybe([0.25, 1 / 3, 0.5, 0.75, 1.0]),
+            "slow_call_rate": maybe([0.25, 0.5, 1.0]) if slow_call else None,
+        }
     return Policy(
+        **trips,
         window=window,
-        min_calls=draw(st.sampled_from([n for n in (1, 2, 3, 4, 6) if n <= most])),
-        consecutive_failures=maybe([1, 2, 3, 4]),
-        failure_count=maybe([n for n in (1, 2, 3, 5) if n <= most]),
-        failure_rate=maybe([0.25, 1 / 3, 0.5, 0.75, 1.0]),
         slow_call=slow_call,
-        slow_call_rate=maybe([0.25, 0.5, 1.0]) if slow_call else None,
         open_for=open_for,
         backoff=draw(st.sampled_from([1.0, 1.5, 2.0, 3.0])),
         open_for_max=longest and open_for * longest,
@@ -331,6 +345,31 @@ class Life(RuleBasedStateMachine):
         self.run_call("function", end, 0.0)
         for _ in range(times):
             self.run_call("function", FINE, 0.0)
+
+    @precondition(lambda self: isinstance(self.model.policy.window, timedelta))
+    @rule(
+        stops=st.lists(
+            st.tuples(st.sampled_from([0, 1, 1, 2, 7, 8, 9]), st.integers(0, 3), ENDS), max_size=6
+        )
+    )
+    def calls_come_bucket_by_bucket(self, stops: list[tuple[int, int, End]]) -> None:
+        """What is forgotten shows in the reading at the end."""
+        window = self.model.policy.window
+        assert isinstance(window, timedelta)
+        for buckets, times, end in stops:
+            self.turn(buckets * window.total_seconds() / 10)
+            for _ in range(times):
+                self.run_call("call", FINE, 0.0)
+            self.run_call("call", end, 0.0)
+        self.compare_reading()
+
+    @rule(stops=st.lists(st.tuples(st.integers(0, 12), ENDS), max_size=6))
+    def runs_of_successes(self, stops: list[tuple[int, End]]) -> None:
+        """Batches of all sizes between calls of other kinds."""
+        for times, end in stops:
+            for _ in range(times):
+                self.run_call("function", FINE, 0.0)
+            self.run_call("function", end, 0.0)
 
     def run_call(self, form: str, end: End, seconds: float) -> None:
         """One call that settles before anything else happens."""
