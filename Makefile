@@ -10,7 +10,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 USABLE := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p $(USABLE) && echo $$p && break; done)
 
-.PHONY: help demo test lint types imports unit mutate docs-parts servers clean
+# The benchmarks are meant for 3.12 or newer; an older one does, and the table says so.
+BENCH_VENV := .venv-bench
+BENCH_PYTHON ?= $(shell for p in python3.13 python3.12 $$HOME/.pyenv/versions/3.1[2-9]*/bin/python python3; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: help demo test lint types imports unit mutate bench bench-quick docs-parts servers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +31,12 @@ unit: $(VENV)/.dev ## the fast tests only
 
 mutate: $(VENV)/.mutation ## mutation tests of the pure core, about 10 minutes on 2 cores; ARGS="policy"
 	$(BIN)/python scripts/mutate.py $(ARGS)
+
+bench: $(BENCH_VENV)/.made ## speed, memory and tail beside other breakers, about 7 minutes; ARGS="--only rejected"
+	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
+
+bench-quick: $(BENCH_VENV)/.made ## the same with fewer rounds, under 2 minutes
+	$(BENCH_VENV)/bin/python -m benchmarks --quick $(ARGS)
 
 lint: $(VENV)/.dev ## style
 	$(BIN)/ruff check .
@@ -45,7 +56,7 @@ servers: ## install the servers that the tests talk to, where that is possible
 	@bash scripts/install_servers.sh
 
 clean: ## remove what make made
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) $(BENCH_VENV) dist build
 
 $(VENV)/.made:
 	@"$(PYTHON)" $(USABLE) || { echo "no Python >= 3.11 with venv and pip found; set PYTHON=/path/to/python3" >&2; exit 2; }
@@ -63,3 +74,9 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml
 $(VENV)/.mutation: $(VENV)/.made pyproject.toml
 	$(PIP) --editable '.[mutation]'
 	@touch $@ $(VENV)/.dev $(VENV)/.demo
+
+$(BENCH_VENV)/.made: pyproject.toml benchmarks/requirements.txt
+	"$(or $(BENCH_PYTHON),$(PYTHON))" -m venv $(BENCH_VENV)
+	@echo '*' > $(BENCH_VENV)/.gitignore
+	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[bench]' -r benchmarks/requirements.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""The benchmarks: `make bench` and `make bench-quick`. How to read them: docs/performance.md."""
