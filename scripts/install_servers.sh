@@ -20,9 +20,13 @@ fi
 # Debian starts a service as soon as it is installed, unless this file says no.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
+  # Traps come first, and for signals too: bash then waits for apt-get, which still needs the file.
+  trap 'rm -f "$policy"' EXIT
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
   printf '#!/bin/sh\nexit 101\n' >"$policy"
   chmod +x "$policy"
-  trap 'rm -f "$policy"' EXIT
 fi
 
 export DEBIAN_FRONTEND=noninteractive

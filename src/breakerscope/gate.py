@@ -175,7 +175,7 @@ class Gate:
         """The way in without a pass. Raises CircuitBreakerOpenError if the call is refused."""
         refusal = self._refusal
         if refusal is not None:
-            now = self._clock.monotonic()
+            now = refusal.latest = max(self._clock.monotonic(), refusal.latest)
             if now < refusal.until and not refusal.watch():
                 try:
                     refusal.take()
@@ -279,6 +279,7 @@ class Gate:
             None if retry_after is None else ends,
             min([ends, *due]),
             self._routes.rejection_guard,
+            now,
         )
 
     def _take_slips_back_locked(self) -> None:
@@ -295,6 +296,7 @@ class Gate:
         if fenced or given.watch is LONG_WAY or routes.queues_successes:
             self.leave(given, duration, Outcome.SUCCESS)
             return
+        duration = max(duration, 0.0)
         given.append(duration)
         for guard, subscription in routes.settled[Outcome.SUCCESS]:
             if guard is None or guard():
@@ -324,6 +326,9 @@ class Gate:
 
         `error` is what went wrong. `hint`: the dependency asks for so many seconds of rest.
         """
+        if duration < 0:
+            # The clock went back during the call.
+            duration = 0.0
         wanted = [s for guard, s in self._routes.settled[outcome] if guard is None or guard()]
         hub = self._hub
         exemplar = None if hub.trace_ids is None else hub.exemplar(duration, self._clock.wall)
@@ -340,7 +345,7 @@ class Gate:
         Finalisers run wherever the interpreter pleases, also in a thread that holds this very lock.
         So this never waits: if the lock is taken, its next holder settles the call.
         """
-        self._abandoned.append((given, duration, outcome, error))
+        self._abandoned.append((given, max(duration, 0.0), outcome, error))
         if self._lock.acquire(blocking=False):
             try:
                 self._catch_up_locked()
@@ -398,6 +403,8 @@ class Gate:
         if self._pass.journal:
             _, transition = self._machine.settle_batch(self._fold_locked(self._pass))
         now = self._machine.advance(self._clock.monotonic())
+        if self._refusal is not None:
+            now = self._machine.advance(self._refusal.latest)
         if transition is not None:
             self._changed_locked(transition, now)
         if self._retired:

@@ -85,8 +85,12 @@ class _Histogram:
     def add_batch(self, durations: list[float]) -> None:
         """Sorts `durations` in place unless all fall into one bucket, the usual case."""
         bounds, counts = self.bounds, self.counts
+        shortest = min(durations)
+        if shortest < 0:
+            # The clock went back during a call. A sum that falls would look like a restart.
+            durations = [max(duration, 0.0) for duration in durations]
         self.total += sum(durations)
-        at = bisect_left(bounds, min(durations))
+        at = bisect_left(bounds, shortest)
         if at == bisect_left(bounds, max(durations)):
             counts[at] += len(durations)
             return

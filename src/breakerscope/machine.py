@@ -264,6 +264,8 @@ class Machine:
         self._leases.remove(probe)
         if outcome is Outcome.FAILURE:
             self.consecutive_failures += 1
+        elif outcome is Outcome.SUCCESS:
+            self.consecutive_failures = 0
         too_slow = slow and self.policy.slow_call_rate is not None
         if outcome is Outcome.FAILURE or (outcome is Outcome.SUCCESS and too_slow):
             return Verdict(transition=self._open(Cause.PROBE_FAILED))

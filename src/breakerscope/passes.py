@@ -50,11 +50,17 @@ class Pass:
 
 
 class Refusal:
-    """Slips for calls that are refused until a time, unless somebody wants to hear of them."""
+    """Slips for calls that are refused until a time, unless somebody wants to hear of them.
 
-    __slots__ = ("_slips", "ends", "laid", "state", "take", "until", "watch")
+    `latest` is the latest time that a refused call has seen: a clock that runs back stands still.
+    """
 
-    def __init__(self, state: State, ends: float | None, until: float, watch: Guard) -> None:
+    __slots__ = ("_slips", "ends", "laid", "latest", "state", "take", "until", "watch")
+
+    def __init__(
+        self, state: State, ends: float | None, until: float, watch: Guard, now: float
+    ) -> None:
+        self.latest = now
         self.state = state
         self.ends = ends
         self.until = until

@@ -122,6 +122,21 @@ def test_a_server_that_lost_its_port_begins_again(tmp_path: Path) -> None:
         start(lambda: _ends("three", tmp_path).__enter__())
 
 
+@pytest.mark.server
+def test_a_prometheus_on_a_taken_port_is_not_mistaken_for_ours(
+    prometheus: Callable[[dict[str, list[str]]], Prometheus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prometheus({"first": []})
+    ports = [int(first.address.rpartition(":")[2])]
+    monkeypatch.setattr(
+        "tests.servers.prometheus.free_port", lambda: ports.pop() if ports else free_port()
+    )
+    second = prometheus({"second": []})
+    assert not ports
+    assert second.address != first.address
+    assert "second" in second.get("status/config")["yaml"]
+
+
 def _ends(last_words: str, folder: Path) -> ServerProcess:
     return ServerProcess([sys.executable, "-c", f"print('{last_words}')"], folder, lambda: False)
 

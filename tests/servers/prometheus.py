@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import tempfile
 import urllib.parse
@@ -44,7 +45,8 @@ class Prometheus:
             f"--web.listen-address={self.address}",
             "--enable-feature=exemplar-storage",
         ]
-        self._stack.enter_context(ServerProcess(command, folder, self._is_ready))
+        data = str(folder / "data")
+        self._stack.enter_context(ServerProcess(command, folder, lambda: self._is_ready(data)))
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
@@ -77,9 +79,12 @@ class Prometheus:
         with urllib.request.urlopen(url, timeout=10) as response:
             return json.load(response)["data"]
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self, data: str) -> bool:
+        """A ready answer may come from another Prometheus that took the port: this one's data?"""
         try:
             with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=1) as response:
-                return bool(response.status == 200)
-        except OSError:
+                if response.status != 200:
+                    return False
+            return bool(self.get("status/flags")["storage.tsdb.path"] == data)
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
             return False

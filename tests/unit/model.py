@@ -250,6 +250,7 @@ class Model:
         """An admitted call ends."""
         now = self.look(clock)
         policy = self.policy
+        duration = max(duration, 0.0)
         slow = policy.slow_call is not None and duration >= policy.slow_call
         self.in_flight -= 1
         self.durations[outcome].append(duration)
@@ -280,7 +281,7 @@ class Model:
             if (cause := self.met_rule()) is not None:
                 self.open(cause)
         elif self.state is State.HALF_OPEN:
-            self.row += failed
+            self.row = self.row + 1 if failed else 0
             if failed or (slow and policy.slow_call_rate is not None):
                 self.open(Cause.PROBE_FAILED)
                 return

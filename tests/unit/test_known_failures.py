@@ -238,6 +238,25 @@ def test_fabfuel_31_a_clock_that_is_set_back_does_not_keep_it_open(step: float) 
     assert refused(breaker).retry_after == 10.0
 
 
+def test_a_clock_that_runs_back_stands_still_for_refused_calls_and_durations() -> None:
+    clock = FakeClock(now=100.0)
+    breaker = make_breaker(clock, consecutive_failures=1, open_for=10.0)
+    breaker.call(lambda: clock.advance(-3.0))
+    with breaker.guard():
+        clock.advance(-3.0)
+    assert breaker.read().durations[Outcome.SUCCESS].total_seconds == 0.0
+    clock.advance(6.0)
+    fail_times(breaker, 1)
+    waits = [refused(breaker).retry_after]
+    for step in (-5.0, -5.0, 13.0, -1.0):
+        clock.advance(step)
+        waits.append(refused(breaker).retry_after)
+    assert waits == [10.0, 10.0, 10.0, 7.0, 7.0]
+    clock.advance(8.0)
+    breaker.call(succeed)
+    assert breaker.state is State.CLOSED
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_async_def_decorated_trips(backend: str) -> None:
     """pybreaker: a decorated coroutine function never trips."""

@@ -174,8 +174,6 @@ class Life(RuleBasedStateMachine):
 
     steps: ClassVar[int] = 0
     fast_calls: ClassVar[int] = 0
-    goes_back: ClassVar[bool] = True
-    """Whether its clock may run backwards."""
     states: ClassVar[Counter[State]] = Counter()
 
     breaker: CircuitBreaker
@@ -278,8 +276,6 @@ class Life(RuleBasedStateMachine):
         call with a pass never does.
         """
         if seconds < 0:
-            if not self.goes_back:
-                return
             self.look()
         self.clock.advance(seconds)
 
@@ -635,12 +631,7 @@ class Quiet(Life):
 
 
 class Silent(Quiet):
-    """As Quiet, and nobody hears of refusals either, so that they need no lock.
-
-    Such a refusal believes the clock as it is: after a step back it names a longer `retry_after`.
-    """
-
-    goes_back = False
+    """As Quiet, and nobody hears of refusals either, so that they need no lock."""
 
     def listen(self) -> None:
         others = [outcome for outcome in Outcome if outcome is not Outcome.SUCCESS]

@@ -99,7 +99,7 @@ def test_one_outage_tells_the_whole_story() -> None:
             cause=Cause.PROBES_SUCCEEDED,
             calls=3,
             failures=2,
-            consecutive_failures=2,
+            consecutive_failures=0,
             open_for=None,
             rejected=1,
             **nothing,
