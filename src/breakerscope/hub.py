@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context
 from queue import SimpleQueue
+from threading import get_ident
 from typing import Any, Protocol, Self, TypedDict, Unpack
 
 from breakerscope.classify import error_name
@@ -51,7 +52,9 @@ EXIT_FLUSH_SECONDS = 1.0
 
 _log = logging.getLogger("breakerscope")
 _log.addHandler(logging.NullHandler())
-_inside = threading.local()
+_inside_listener: list[int] = []
+"""The threads that run a listener right now. A thread puts in and takes out only itself. No set: it
+would be resized after every few events, since it does not use the places of what was taken out."""
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
@@ -129,10 +132,6 @@ class Subscription:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def wants(self, breaker: str, event_type: EventType) -> bool:
-        """Whether this listener asked for such events of this breaker."""
-        return event_type in self.types and self.breaker in (None, breaker)
-
     def put(self, context: Context, event: Event) -> None:
         """Queue an event. Never blocks and calls no foreign code, so a breaker's lock may be
         held.
@@ -176,55 +175,61 @@ class Subscription:
 
     def deliver_inline(self, event: Event) -> None:
         """Call the listener in this thread unless its guard says no. Raises no Exception."""
-        if inside_listener():
-            self._hub.count_dropped(self.name)
-        elif self.guards.get(type(event), ALWAYS)():
+        if self.guards.get(type(event), ALWAYS)():
             self.call(event)
 
     def call(self, event: Event) -> None:
-        """Call the listener in this thread. Raises no Exception."""
-        _inside.listener = True
+        """Call the listener in this thread, unless that runs one already. Raises no Exception."""
+        me = get_ident()
+        if me in _inside_listener:
+            self._hub.count_dropped(self.name)
+            return
+        _inside_listener.append(me)
         try:
             self._listener(event)
         except Exception as error:
             self._hub.count_error(self.name, error)
         finally:
-            _inside.listener = False
+            _inside_listener.remove(me)
 
 
 def inside_listener() -> bool:
     """Whether this thread is running a listener right now."""
-    return getattr(_inside, "listener", False)
+    return get_ident() in _inside_listener
 
 
 class Routes:
-    """The subscriptions of one breaker by event type, worked out once for each change of them."""
+    """Subscriptions by event type, worked out once for each change of them."""
 
     __slots__ = (
         "changed",
+        "failure_guard",
         "fallbacks",
         "queues_successes",
         "rejected",
         "rejection_guard",
         "settled",
         "success_guard",
+        "successes",
     )
 
-    def __init__(self, subscriptions: Sequence[Subscription], breaker: str) -> None:
-        settled = [
-            (s.guards.get(CallSettled), s) for s in subscriptions if s.wants(breaker, CallSettled)
-        ]
+    def __init__(self, subscriptions: Sequence[Subscription], traced: Guard = NEVER) -> None:
+        settled = [(s.guards.get(CallSettled), s) for s in subscriptions if CallSettled in s.types]
         self.settled = {
             outcome: tuple(pair for pair in settled if outcome in pair[1].outcomes)
             for outcome in Outcome
         }
-        self.rejected = tuple(s for s in subscriptions if s.wants(breaker, CallRejected))
-        self.changed = tuple(s for s in subscriptions if s.wants(breaker, StateChanged))
-        self.fallbacks = tuple(s for s in subscriptions if s.wants(breaker, FallbackUsed))
-        self.queues_successes = any(not s.inline for _, s in self.settled[Outcome.SUCCESS])
+        self.successes = self.settled[Outcome.SUCCESS]
+        self.rejected = tuple(s for s in subscriptions if CallRejected in s.types)
+        self.changed = tuple(s for s in subscriptions if StateChanged in s.types)
+        self.fallbacks = tuple(s for s in subscriptions if FallbackUsed in s.types)
+        self.queues_successes = any(not s.inline for _, s in self.successes)
         """Whether a queue is to hear of successes: it gets them in order, so under the lock."""
-        self.success_guard = _any_of([guard for guard, _ in self.settled[Outcome.SUCCESS]])
+        self.success_guard = _any_of([guard for guard, _ in self.successes])
         """Says whether anybody wants the event of a success that happens here and now."""
+        failures = [guard for guard, _ in self.settled[Outcome.FAILURE]]
+        self.failure_guard = _any_of([*failures, traced])
+        """Says whether anybody wants the event of such a failure, or an exemplar of it."""
         guards = [s.guards[CallRejected] for s in self.rejected if CallRejected in s.guards]
         self.rejection_guard = _any_of(guards)
         """Says whether a guarded listener wants the event of a rejection here and now."""
@@ -232,14 +237,17 @@ class Routes:
 
 def _any_of(guards: Sequence[Guard | None]) -> Guard:
     """One guard that says yes when any of them does. None always says yes."""
-    real = [guard for guard in guards if guard is not None]
-    if len(real) < len(guards):
+    real = dict.fromkeys(guard for guard in guards if guard is not None)
+    if None in guards:
         return ALWAYS
-    if not real:
-        return NEVER
-    if len(real) == 1:
-        return real[0]
-    return lambda: any(guard() for guard in real)
+    either: Guard = NEVER
+    for guard in real:
+        either = guard if either is NEVER else _either(either, guard)
+    return either
+
+
+def _either(first: Guard, second: Guard) -> Guard:
+    return lambda: first() or second()
 
 
 class Publisher(Protocol):
@@ -261,9 +269,12 @@ class Hub:
 
     def __init__(self) -> None:
         self._subscriptions: tuple[Subscription, ...] = ()
+        self._routes: dict[tuple[Subscription, ...], Routes] = {}
         self._publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
         self.trace_ids: Callable[[], Mapping[str, str] | None] | None = None
         """Names the trace of the running call, for exemplars; set by an adapter."""
+        self.traced: Guard = NEVER
+        """Says cheaply whether `trace_ids` may have an answer; set before a subscription."""
         self._start_over()
         _hubs.add(self)
 
@@ -278,7 +289,7 @@ class Hub:
         """Tell this breaker who listens, now and at each change."""
         with self._lock:
             self._publishers.add(publisher)
-            publisher.reroute(Routes(self._subscriptions, publisher.name))
+            publisher.reroute(self._routes_of(publisher))
 
     def subscribe(
         self,
@@ -317,9 +328,17 @@ class Hub:
             self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
             self._reroute()
 
+    def _routes_of(self, publisher: Publisher) -> Routes:
+        """Most listeners hear all breakers, so most breakers share their routes."""
+        heard_by = tuple(s for s in self._subscriptions if s.breaker in (None, publisher.name))
+        if (routes := self._routes.get(heard_by)) is None:
+            routes = self._routes[heard_by] = Routes(heard_by, self.traced)
+        return routes
+
     def _reroute(self) -> None:
+        self._routes.clear()
         for publisher in self._publishers:
-            publisher.reroute(Routes(self._subscriptions, publisher.name))
+            publisher.reroute(self._routes_of(publisher))
 
     def exemplar(self, duration: float, wall: Callable[[], float]) -> Exemplar | None:
         """The exemplar for a call that took `duration` seconds and ended in this thread just
@@ -398,6 +417,7 @@ default_hub = Hub()
 
 
 def _after_fork_in_child() -> None:
+    _inside_listener[:] = [ident for ident in _inside_listener if ident == get_ident()]
     for hub in _hubs:
         hub.start_over_after_fork()
 

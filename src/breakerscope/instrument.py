@@ -6,11 +6,17 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from breakerscope.breaker import BreakerNameError, CircuitBreaker
-from breakerscope.classify import Classifier, ExceptionRule, HintRule, ResultRule
+from breakerscope.classify import (
+    EVERY_EXCEPTION_FAILS,
+    Classifier,
+    ExceptionRule,
+    HintRule,
+    ResultRule,
+)
 from breakerscope.config import from_environment, from_mapping, read_toml
 from breakerscope.events import EventType
 from breakerscope.hub import SubscribeOptions, Subscription, default_hub
@@ -20,6 +26,8 @@ from breakerscope.policy import Policy
 from breakerscope.registry import default_registry
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from prometheus_client import CollectorRegistry
 
 SpanPolicy = Literal["all", "non_success", "off"]
@@ -83,7 +91,14 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
 def _build(name: str, options: dict[str, Any]) -> CircuitBreaker:
     buckets = options.pop("buckets", DEFAULT_BUCKETS)
     rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
-    return CircuitBreaker(name, Policy(**options), classifier=Classifier(**rules), buckets=buckets)
+    classifier = Classifier(**rules) if rules else EVERY_EXCEPTION_FAILS
+    return CircuitBreaker(name, _shared(Policy(**options)), classifier=classifier, buckets=buckets)
+
+
+@lru_cache(maxsize=256)
+def _shared(policy: Policy) -> Policy:
+    """One object for equal policies: the breakers of a service seldom have more than a few."""
+    return policy
 
 
 def breakers_per(
@@ -101,7 +116,7 @@ def breakers_per(
     )
 
 
-def configure(source: Mapping[str, Any] | str | Path) -> None:
+def configure(source: Mapping[str, Any] | str | PathLike[str]) -> None:
     """Set policies from a mapping or a TOML file, for breakers that are made from now on.
 
     What is set here goes before the options in the code, and the environment goes before both; see

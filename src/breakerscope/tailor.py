@@ -33,7 +33,7 @@ TEXT = """\
     if {special}:
         _succeeded(_given, _duration, _result)
     else:
-        _given.append(_duration)
+        _given.journal.append(_duration)
     return _result
 """
 """Names of our own begin with an underscore; parameters that do so as well are not tailored."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from breakerscope.catalogue import Attribute, SpanEventName, TraceKey
 from breakerscope.events import CallRejected, CallSettled, Event, FallbackUsed, Outcome
-from breakerscope.hub import Guard, Hub, Subscription
+from breakerscope.hub import NEVER, Guard, Hub, Subscription
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -22,7 +22,7 @@ def attach(hub: Hub, *, policy: str) -> Subscription:
     `policy`: "all", or "non_success" (calls that succeeded are left out).
     """
     guard, ids = context_guard(), trace_ids(sampled_only=True)
-    hub.trace_ids = lambda: ids() if guard() else None
+    hub.trace_ids, hub.traced = ids, guard
     outcomes = set(Outcome) if policy == "all" else set(Outcome) - {Outcome.SUCCESS}
     return hub.subscribe(
         _listener(), name="opentelemetry", inline=True, outcomes=outcomes, when=guard
@@ -31,8 +31,8 @@ def attach(hub: Hub, *, policy: str) -> Subscription:
 
 def detach(hub: Hub, subscription: Subscription) -> None:
     """Undo `attach`."""
+    hub.trace_ids, hub.traced = None, NEVER
     subscription.close()
-    hub.trace_ids = None
 
 
 def trace_ids(*, sampled_only: bool) -> Callable[[], Mapping[str, str] | None]:
