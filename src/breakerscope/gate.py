@@ -116,6 +116,7 @@ class Gate:
         "_abandoned",
         "_clock",
         "_entered_at",
+        "_exemplar_due",
         "_given",
         "_hub",
         "_in_flight",
@@ -167,6 +168,7 @@ class Gate:
         now = self._machine.advance(self._clock.monotonic())
         self._ledger = Ledger(self.buckets, state=self._machine.state, now=now)
         self._given = self._in_flight = 0
+        self._exemplar_due = True
         self.passes.clear()
         self._pass = SharedPass(self._machine.permit)
         self._retired: tuple[SharedPass, ...] = ()
@@ -231,18 +233,23 @@ class Gate:
         raise CircuitBreakerOpenError(self.name, state, retry_after) from None
 
     def _give_locked(self, permit: Permit) -> Pass:
-        shared = self._pass
-        if permit is shared.permit and not self.passes and self._fit_locked():
-            shared.watch = self._success_guard()
-            shared.watch_failures = self._routes.failure_guard
-            n = batch_size(self._given)
-            self.passes.extend([shared] * n)
-            shared.in_flight += n
-            self._in_flight += n
-            self._given += n
         self._in_flight += 1
         self._given += 1
-        return Pass(permit)
+        shared = self._pass
+        if permit is not shared.permit or self.passes or not self._fit_locked():
+            return Pass(permit)
+        shared.watch = self._success_guard()
+        shared.watch_failures = self._routes.failure_guard
+        n = batch_size(self._given)
+        self.passes.extend([shared] * n)
+        shared.in_flight += n
+        self._in_flight += n
+        self._given += n
+        if self._exemplar_due:
+            self._exemplar_due = False
+            return Pass(permit)
+        shared.in_flight += 1
+        return shared
 
     def _success_guard(self) -> Guard:
         """A queue gets its events in order, so under the lock."""
@@ -536,6 +543,7 @@ class Gate:
         try:
             now = self._catch_up_locked()
             self._take_passes_back_locked()
+            self._exemplar_due = True
             ledger = self._ledger
             return Reading(
                 breaker=self.name,
