@@ -142,8 +142,9 @@ class CircuitBreaker(Protector):
     def isolated(self, reason: str | None = None) -> Generator[None]:
         """Refuse every call inside the block. Blocks may nest and overlap, also between threads.
 
-        A manual command given meanwhile takes effect when the last block has ended; without one,
-        the breaker goes on as it was before (an open one with the rest of its wait).
+        A manual command given meanwhile changes the state when the last block has ended (a reset
+        forgets window and back-off at once); without one, the breaker goes on as it was before (an
+        open one with the rest of its wait).
         """
         self._gate.command(lambda machine, now: machine.isolate(now, reason))
         try:
