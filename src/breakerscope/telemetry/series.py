@@ -104,8 +104,8 @@ def _info(shape: Shape) -> Iterable[Column]:
 def _bounds(buckets: tuple[float, ...]) -> list[str]:
     from prometheus_client import utils
 
-    spell: Any = utils.floatToGoString  # pyright: ignore[reportUnknownMemberType]
-    return [spell(bound) for bound in (*buckets, math.inf)]
+    untyped: Any = utils
+    return [untyped.floatToGoString(bound) for bound in (*buckets, math.inf)]
 
 
 def _histogram(shape: Shape) -> Iterable[Column]:
