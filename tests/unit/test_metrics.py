@@ -319,7 +319,7 @@ def test_labels_that_cannot_be(labels: object, told: str) -> None:
         bs.setup_telemetry(registry=CollectorRegistry(), labels={"team": ""}),
         pytest.raises(bs.LabelError) as caught,
     ):
-        bs.instrumented_breaker("x", labels=labels)  # type: ignore[typeddict-item]
+        bs.instrumented_breaker("x", labels=labels)  # type: ignore[arg-type]
     assert told in str(caught.value)
     assert bs.get_breaker("x") is None
 
