@@ -161,7 +161,7 @@ def flush(timeout: float = 5.0) -> bool:
     date.
     """
     if (telemetry := _telemetry) is not None:
-        telemetry.flush_metrics()
+        telemetry._flush_metrics()
     return default_hub.flush(timeout)
 
 
@@ -179,8 +179,7 @@ class Telemetry:
         self.logs = logs
         self.metrics = metrics
         self.traces = traces
-        self.flush_metrics: Callable[[], object] = lambda: None
-        """Brings the metrics up to date now, where they are pushed."""
+        self._flush_metrics: Callable[[], object] = lambda: None
 
     def close(self) -> None:
         """Undo everything, after the last log lines were written. Closing twice is harmless."""
@@ -237,7 +236,7 @@ def setup_telemetry(
         made = Telemetry(undo, logs=logs, metrics=metrics, traces=span_policy)
         try:
             if metrics:
-                made.flush_metrics = _attach_metrics(undo, registry, settings)
+                made._flush_metrics = _attach_metrics(undo, registry, settings)
             _attach(undo, logs=logs, span_policy=span_policy)
         except BaseException:
             made.close()

@@ -25,6 +25,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 import breakerscope as bs
+from breakerscope.registry import default_registry
 from breakerscope.telemetry.metrics import DuplicateMetricError
 from breakerscope.telemetry.settings import MAX_BREAKERS
 from tests.servers.process import binary
@@ -400,6 +401,26 @@ def test_beyond_the_cap_a_call_is_never_in_a_bucket_too_low() -> None:
     held = {bound: float(float(bound) >= 0.5) for bound in buckets}
     assert len(buckets) == 16
     assert buckets == held
+
+
+def test_a_scrape_in_the_middle_of_a_scrape() -> None:
+    """To read a breaker can tell an inline listener of a change, and that one may scrape."""
+    registry = CollectorRegistry()
+    heard: list[dict[str, float]] = []
+
+    class Telling(bs.CircuitBreaker):
+        def read(self) -> bs.Reading:
+            if len(heard) < 3:
+                heard.append({})
+                heard.append(of(scrape(registry), CALLS, "breaker"))
+            return super().read()
+
+    with bs.setup_telemetry(registry=registry, max_breakers=1):
+        bs.instrumented_breaker("first")
+        default_registry.add(Telling("second")).call(succeed)
+        after = [of(scrape(registry), CALLS, "breaker") for _ in range(2)]
+    assert after == [{"first": 0, "_OTHER": 1}] * 2
+    assert heard == [{}, {"first": 0}, {}, {"first": 0, "_OTHER": 1}]
 
 
 def test_a_breaker_that_is_called_as_the_others() -> None:

@@ -3,9 +3,8 @@
 There, every process writes its values into files of its own, and any of them answers a scrape with
 the sum of all files. Collectors are not asked. So this reads the breakers ten times a second and
 writes what has changed since; the protected call knows nothing of it. The files outlive a process
-that is killed: what is lost is what happened after the last push, so at most the calls of
-`PUSH_SECONDS` or, with many breakers, of `SHARE` times as long as a push takes. A process that ends
-by itself pushes once more.
+that is killed: what is lost is what happened after the last push, so the calls of `PUSH_SECONDS`
+or, with many breakers, of up to `LONGEST_SECONDS`. A process that ends by itself pushes once more.
 
 One inside of prometheus_client is needed, `values.ValueClass`: no public class can add more than
 one observation to the bucket of a histogram. Its documentation has people replace that very name,
@@ -31,8 +30,10 @@ from breakerscope.telemetry.settings import MetricsSettings, TelemetryError
 from breakerscope.telemetry.totals import Place, Totals
 
 PUSH_SECONDS = 0.1
+LONGEST_SECONDS = 1.0
+"""Between two pushes, however long one takes."""
 SHARE = 50
-"""Pushing takes at most one part in so many of one core."""
+"""Up to that pause, pushing takes at most one part in so many of one core."""
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -104,9 +105,11 @@ class Pusher:
     def _run(self, stop: threading.Event) -> None:
         wait = PUSH_SECONDS
         while not stop.wait(wait):
-            start = time.monotonic()
+            # Of this thread alone: beside a busy one, most of the time is spent on waiting.
+            start = time.thread_time()
             self.push()
-            wait = max(PUSH_SECONDS, SHARE * (time.monotonic() - start))
+            spent = time.thread_time() - start
+            wait = min(max(PUSH_SECONDS, SHARE * spent), LONGEST_SECONDS)
 
 
 def _check_folder() -> None:
@@ -140,7 +143,7 @@ class _Cells:
         )
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 """Around every push, and around a fork: a child must not inherit a lock that a push has taken."""
 _pushers: weakref.WeakSet[Pusher] = weakref.WeakSet()
 _known: dict[tuple[str, tuple[tuple[str, str], ...]], Totals[Any]] = {}

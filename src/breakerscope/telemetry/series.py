@@ -3,8 +3,8 @@
 `PARTS` is the whole table, one row a metric. Names and labels of the series depend on the policy
 and the buckets only, so they are worked out once for all breakers that are alike.
 
-`PARTS_TO_MERGE` says the same for a value that others will be merged with: of other processes, or
-of other breakers. There, what adds up is added up, and of everything else the largest is taken.
+`PARTS_TO_MERGE` says the same where the values of several processes will be merged: what adds up is
+added up, and of everything else the largest is taken.
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ class _Entry(Generic[C]):
 
 
 class Totals(Generic[C]):
-    """See the top of the file. Not thread-safe: its owner holds a lock around each method."""
+    """See the top of the file. Not thread-safe: its owner holds a re-entrant lock around each
+    method.
+    """
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Totals(Generic[C]):
         self._layout = layout
         self._open = open_cell
         self._warned = False
+        self._updating = False
         self._names: set[str] = set()
         self._entries: dict[CircuitBreaker, _Entry[C]] = {}
         self._listeners: dict[tuple[str, str], float] = {}
@@ -85,12 +88,22 @@ class Totals(Generic[C]):
         return iter(list(self._cells.values()))
 
     def update(self, breakers: Collection[CircuitBreaker]) -> None:
-        """Read these breakers, and for the last time those that were here before and are gone."""
-        for breaker in self._entries.keys() - set(breakers):
-            self._read(breaker)
-            self._withdraw(self._entries.pop(breaker))
-        for breaker in breakers:
-            self._read(breaker)
+        """Read these breakers, and for the last time those that were here before and are gone.
+
+        To read a breaker may tell inline listeners of a change. One that comes back here finds
+        nothing to do.
+        """
+        if self._updating:
+            return
+        self._updating = True
+        try:
+            for breaker in self._entries.keys() - set(breakers):
+                self._read(breaker)
+                self._withdraw(self._entries.pop(breaker))
+            for breaker in breakers:
+                self._read(breaker)
+        finally:
+            self._updating = False
 
     def count(self, metric: Metric, counts: Mapping[str, int]) -> None:
         """Read counters that go by the name of a listener."""
@@ -132,16 +145,9 @@ class Totals(Generic[C]):
                 place = Place(part.metric, name, {**entry.labels, **labels}, part.adds_up)
                 cells.append(self._cell(place))
                 last.append(0.0)
-            for column, new in enumerate(part.values(reading, shape)):
-                cell, old = cells[column], last[column]
-                # NaN is not equal to itself, but it is always the same object.
-                if new is old or new == old:
-                    continue
-                if part.adds_up:
-                    cell.inc(new - old)
-                else:
-                    cell.set(new)
-                last[column] = new
+            values = list(part.values(reading, shape))
+            if values != last:
+                _write(cells, last, values, adds_up=part.adds_up)
 
     def _enter(self, breaker: CircuitBreaker) -> _Entry[C]:
         name = breaker.name
@@ -180,6 +186,19 @@ class Totals(Generic[C]):
         if (cell := self._cells.get(key)) is None:
             cell = self._cells[key] = self._open(place)
         return cell
+
+
+def _write(cells: list[C], last: list[float], values: list[float], *, adds_up: bool) -> None:
+    """Each value is remembered once it is written: what fails half-way is made up for later."""
+    for column, (cell, old, new) in enumerate(zip(cells, last, values, strict=True)):
+        # NaN is not equal to itself, but it is always the same object.
+        if new is old or new == old:
+            continue
+        if adds_up:
+            cell.inc(new - old)
+        else:
+            cell.set(new)
+        last[column] = new
 
 
 def labels_of(breaker: CircuitBreaker, labels: Mapping[str, str]) -> dict[str, str]:
