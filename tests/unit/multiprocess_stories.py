@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -281,12 +282,21 @@ def no_room() -> Any:
 
 
 def forks_during_pushes() -> Any:
-    """A child never inherits a lock that a push holds."""
+    """A child never inherits a lock that a push holds: here, a push is going on all the time."""
     for number in range(20):
         succeed(1, f"b{number}")
-    for _ in range(40):
+    stop = threading.Event()
+
+    def push() -> None:
+        while not stop.is_set():
+            bs.flush()
+
+    pushing = threading.Thread(target=push)
+    pushing.start()
+    for _ in range(20):
         in_child(successes=1)
-        bs.flush()
+    stop.set()
+    pushing.join()
     return calls()["success"]
 
 

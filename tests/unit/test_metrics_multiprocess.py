@@ -29,7 +29,7 @@ def tell(story: str, folder: Path) -> Any:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=30,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -124,4 +124,4 @@ def test_a_write_that_fails_is_made_up_for(tmp_path: Path) -> None:
 
 
 def test_a_fork_in_the_middle_of_a_push(tmp_path: Path) -> None:
-    assert tell("forks_during_pushes", tmp_path) == 40
+    assert tell("forks_during_pushes", tmp_path) == 20
