@@ -22,7 +22,6 @@ from breakerscope.hub import Subscription, SubscriptionError
 from breakerscope.instrument import (
     SpanPolicy,
     Telemetry,
-    TelemetryError,
     breakers,
     breakers_per,
     configure,
@@ -42,6 +41,7 @@ from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
 from breakerscope.snapshots import SnapshotError
+from breakerscope.telemetry.settings import LabelError, TelemetryError
 
 __all__ = [
     "BreakerNameError",
@@ -62,6 +62,7 @@ __all__ = [
     "FallbackUsed",
     "Figures",
     "Guard",
+    "LabelError",
     "LimitError",
     "Outcome",
     "Policy",

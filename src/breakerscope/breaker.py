@@ -19,6 +19,7 @@ from breakerscope.snapshots import checked, to_snapshot
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NO_LABELS: Mapping[str, str] = {}
 
 
 class BreakerNameError(ValueError):
@@ -30,6 +31,7 @@ class Parts(TypedDict, total=False):
 
     classifier: Classifier
     buckets: Sequence[float]
+    labels: Mapping[str, str]
     clock: Clock
     random: Callable[[], float]
     hub: Hub
@@ -52,7 +54,7 @@ class CircuitBreaker(Protector):
     `random` are for tests: seconds, and a number from 0 to 1 for the jitter.
     """
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "labels")
 
     def __init__(self, name: str, policy: Policy | None = None, **parts: Unpack[Parts]) -> None:
         if not isinstance(name, str) or not name.strip():
@@ -68,6 +70,8 @@ class CircuitBreaker(Protector):
             hub=hub,
         )
         super().__init__(gate, parts.get("classifier", EVERY_EXCEPTION_FAILS), clock, hub)
+        self.labels: Mapping[str, str] = parts.get("labels") or NO_LABELS
+        """Labels of this breaker's metrics, besides those of the set-up."""
 
     @property
     def name(self) -> str:

@@ -24,6 +24,12 @@ from breakerscope.ledger import DEFAULT_BUCKETS
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
 from breakerscope.policy import Policy
 from breakerscope.registry import default_registry
+from breakerscope.telemetry.settings import (
+    MAX_BREAKERS,
+    MetricsSettings,
+    TelemetryError,
+    checked_labels,
+)
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -35,8 +41,8 @@ SPAN_POLICIES: tuple[SpanPolicy, ...] = ("all", "non_success", "off")
 
 
 class BreakerOptions(TypedDict, total=False):
-    """The options of `instrumented_breaker`: the fields of `Policy` and `Classifier`, and
-    buckets.
+    """The options of `instrumented_breaker`: the fields of `Policy` and `Classifier`, buckets and
+    labels.
     """
 
     failure_rate: float | None
@@ -60,6 +66,7 @@ class BreakerOptions(TypedDict, total=False):
     failure_if: ResultRule | None
     retry_after_from: HintRule | None
     buckets: Sequence[float]
+    labels: Mapping[str, str]
 
 
 CLASSIFIER_OPTIONS = ("failures", "ignore", "failure_if", "retry_after_from")
@@ -71,8 +78,10 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     The same name gives the same breaker. With no options, an existing breaker is returned as it is;
     with other options than it has, ContradictionError shows both. For the options see `Policy`
     (rules, in seconds and ratios from 0 to 1) and `Classifier` (what is a failure); `buckets` are
-    the upper bounds of the duration histogram in seconds. Raises PolicyError, ClassifierError,
-    BucketsError or BreakerNameError for what cannot be, and TypeError for an unknown option.
+    the upper bounds of the duration histogram in seconds; `labels` are values for the labels that
+    `setup_telemetry` named, in the metrics of this breaker. Raises PolicyError, ClassifierError,
+    BucketsError, LabelError or BreakerNameError for what cannot be, and TypeError for an unknown
+    option.
 
     Options set by `configure` or in the environment (`BREAKERSCOPE_PAYMENT_API_OPEN_FOR=30`) go
     before these; ConfigError says what is wrong with them.
@@ -90,9 +99,12 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
 
 def _build(name: str, options: dict[str, Any]) -> CircuitBreaker:
     buckets = options.pop("buckets", DEFAULT_BUCKETS)
+    labels = checked_labels(options.pop("labels", {}))
+    _settings.check_known(name, labels)
     rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
     classifier = Classifier(**rules) if rules else EVERY_EXCEPTION_FAILS
-    return CircuitBreaker(name, _shared(Policy(**options)), classifier=classifier, buckets=buckets)
+    policy = _shared(Policy(**options))
+    return CircuitBreaker(name, policy, classifier=classifier, buckets=buckets, labels=labels)
 
 
 @lru_cache(maxsize=256)
@@ -157,7 +169,13 @@ def subscribe(
 
 
 def flush(timeout: float = 5.0) -> bool:
-    """Wait until every event so far was delivered; False if `timeout` seconds were not enough."""
+    """Wait until every event so far was delivered; False if `timeout` seconds were not enough.
+
+    In prometheus_client's multiprocess mode this also brings the metrics of this process up to
+    date.
+    """
+    if (telemetry := _telemetry) is not None:
+        telemetry._flush_metrics()
     return default_hub.flush(timeout)
 
 
@@ -175,6 +193,7 @@ class Telemetry:
         self.logs = logs
         self.metrics = metrics
         self.traces = traces
+        self._flush_metrics: Callable[[], object] = lambda: None
 
     def close(self) -> None:
         """Undo everything, after the last log lines were written. Closing twice is harmless."""
@@ -194,11 +213,8 @@ class Telemetry:
 
 _lock = threading.RLock()
 _telemetry: Telemetry | None = None
+_settings = MetricsSettings()
 _was_set_up = False
-
-
-class TelemetryError(ValueError):
-    """A telemetry set-up cannot be. The message names the setting and what is allowed."""
 
 
 def setup_telemetry(
@@ -207,29 +223,39 @@ def setup_telemetry(
     metrics: bool = True,
     traces: bool | SpanPolicy = True,
     registry: CollectorRegistry | None = None,
+    prefix: str = "",
+    labels: Mapping[str, str] | None = None,
+    max_breakers: int = MAX_BREAKERS,
 ) -> Telemetry:
     """Say where the telemetry of all breakers goes, those that exist and those to come.
 
     `logs`: structlog, or `logging.getLogger("breakerscope")` where structlog is not configured.
-    `metrics`: a collector in `registry`, by default in prometheus_client's default registry.
+    `metrics`: a collector in `registry`, by default in prometheus_client's default registry; in its
+    multiprocess mode, the files of that mode. `prefix` goes before all their names: "shop" makes
+    `shop_circuit_breaker_calls_total`. `labels` are on all series; a breaker may have other values
+    for them ("" where there is no common one). Above `max_breakers`, further breakers are summed
+    into one that is called `_OTHER`.
     `traces`: events on the current OpenTelemetry span: "all" (the same as True), "non_success", or
     "off" (the same as False). A second call replaces the first set-up. Returns a handle to undo
-    it. Thread-safe. Raises TelemetryError for an unknown policy, DuplicateMetricError for a clash
-    of metric names.
+    it. Thread-safe. Raises TelemetryError for an unknown policy or limit, LabelError, PrefixError,
+    DuplicateMetricError for a clash of metric names, MultiprocessError.
     """
-    global _telemetry, _was_set_up
+    global _telemetry, _was_set_up, _settings
     span_policy = _span_policy(traces)
+    settings = MetricsSettings(prefix, labels or {}, max_breakers)
     with _lock:
         if _telemetry is not None:
             _telemetry.close()
         undo: list[Callable[[], object]] = []
         made = Telemetry(undo, logs=logs, metrics=metrics, traces=span_policy)
         try:
-            _attach(undo, logs=logs, metrics=metrics, span_policy=span_policy, registry=registry)
+            if metrics:
+                made._flush_metrics = _attach_metrics(undo, registry, settings)
+            _attach(undo, logs=logs, span_policy=span_policy)
         except BaseException:
             made.close()
             raise
-        _telemetry, _was_set_up = made, True
+        _telemetry, _was_set_up, _settings = made, True, settings
         return made
 
 
@@ -242,22 +268,20 @@ def _span_policy(traces: object) -> SpanPolicy:
     raise TelemetryError(f"traces={traces!r}: allowed are True, False, {', '.join(SPAN_POLICIES)}")
 
 
-def _attach(
-    undo: list[Callable[[], object]],
-    *,
-    logs: bool,
-    metrics: bool,
-    span_policy: SpanPolicy,
-    registry: CollectorRegistry | None,
-) -> None:
-    if metrics:
-        from prometheus_client import REGISTRY
+def _attach_metrics(
+    undo: list[Callable[[], object]], registry: CollectorRegistry | None, settings: MetricsSettings
+) -> Callable[[], object]:
+    from prometheus_client import REGISTRY
 
-        from breakerscope.telemetry import metrics as prometheus
+    from breakerscope.telemetry import metrics as prometheus
 
-        target = REGISTRY if registry is None else registry
-        collector = prometheus.attach(target, default_registry, default_hub)
-        undo.append(lambda: target.unregister(collector))
+    target = REGISTRY if registry is None else registry
+    attached = prometheus.attach(target, default_registry, default_hub, settings)
+    undo.append(attached.close)
+    return attached.flush
+
+
+def _attach(undo: list[Callable[[], object]], *, logs: bool, span_policy: SpanPolicy) -> None:
     if span_policy != "off":
         from breakerscope.telemetry import traces as opentelemetry
 

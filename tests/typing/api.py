@@ -8,6 +8,8 @@ from typing import assert_type
 import breakerscope as bs
 
 breaker = bs.instrumented_breaker("x", consecutive_failures=5, open_for=10.0, ignore=KeyError)
+bs.instrumented_breaker("y", labels={"team": "search"})
+bs.setup_telemetry(prefix="shop", labels={"team": "checkout"}, max_breakers=10).close()
 
 
 @breaker
