@@ -43,7 +43,7 @@ from breakerscope.events import (
     State,
     StateChanged,
 )
-from breakerscope.hub import Guard, Hub, Routes, Subscription
+from breakerscope.hub import Guard, Hub, Routes, Subscription, collecting
 from breakerscope.ledger import NOTHING, Exemplar, Ledger
 from breakerscope.machine import OUTSIDE, Machine, Permit, Transition
 from breakerscope.passes import (
@@ -173,7 +173,7 @@ class Gate:
         self._pass = SharedPass(self._machine.permit)
         self._retired: tuple[SharedPass, ...] = ()
         self._refusal: Refusal | None = None
-        self._abandoned: list[tuple[Pass, float, Outcome, BaseException]] = []
+        self._abandoned: list[tuple[Pass, float, Outcome, CallSettled | None]] = []
         self._outbox: tuple[tuple[Subscription, Event | None], ...] = ()
         self._quiet_until: Mapping[Subscription, float] = NOTHING
 
@@ -391,14 +391,50 @@ class Gate:
         """A call ended while an object was being finalised.
 
         Finalisers run wherever the interpreter pleases, also in a thread that holds this very lock.
-        So this never waits: if the lock is taken, its next holder settles the call.
+        So this never waits: if the lock is taken, its next holder settles the call. In the middle
+        of a garbage collection the thread may hold a lock of a listener, so that is not called.
         """
-        self._abandoned.append((given, max(duration, 0.0), outcome, error))
+        duration = max(duration, 0.0)
+        wanted = [s for guard, s in self._routes.settled[outcome] if guard is None or guard()]
+        inline = [s for s in wanted if s.inline]
+        event = None
+        if wanted:
+            permit = given.permit
+            stale = permit.generation not in (self._machine.generation, OUTSIDE)
+            event = self._settled_event(permit.state, outcome, duration, error, late=stale)
+        self._abandoned.append((given, duration, outcome, event))
         if self._lock.acquire(blocking=False):
             try:
                 self._catch_up_locked()
             finally:
                 self._release()
+        for subscription in inline:
+            if collecting():
+                self._hub.count_dropped(subscription.name)
+            else:
+                subscription.call(cast("CallSettled", event))
+
+    def _settled_event(
+        self,
+        state: State,
+        outcome: Outcome,
+        duration: float,
+        error: str | BaseException | None,
+        *,
+        late: bool,
+    ) -> CallSettled:
+        event = CallSettledDraft()
+        event.breaker = self.name
+        event.seq = next(self._seqs)
+        event.at = self._wall()
+        event.state = state
+        event.outcome = outcome
+        event.duration = duration
+        event.error = error_name(error) if isinstance(error, BaseException) else error
+        event.slow = duration >= self.slow_from
+        event.late = late
+        event.__class__ = CallSettled
+        return cast("CallSettled", event)
 
     def _settle_locked(
         self,
@@ -418,17 +454,8 @@ class Gate:
         given.in_flight -= 1
         self._in_flight -= 1
         if wanted:
-            event = CallSettledDraft()
-            event.breaker = self.name
-            event.seq = next(self._seqs)
-            event.at = self._wall()
-            event.state = permit.state
-            event.outcome = outcome
-            event.duration = duration
-            event.error = error_name(error) if isinstance(error, BaseException) else error
-            event.slow = slow
-            event.late = late and permit.generation != OUTSIDE
-            event.__class__ = CallSettled
+            late = late and permit.generation != OUTSIDE
+            event = self._settled_event(permit.state, outcome, duration, error, late=late)
             self._publish_locked(wanted, event)
         if transition is not None:
             self._changed_locked(transition, now)
@@ -456,9 +483,11 @@ class Gate:
                     self._fold_locked(old)
             self._retired = tuple(old for old in self._retired if old.in_flight)
         while self._abandoned:
-            given, duration, outcome, error = self._abandoned.pop(0)
-            wanted = [s for guard, s in self._routes.settled[outcome] if guard is None]
-            self._settle_locked(given, duration, outcome, error, 0.0, now, wanted, None)
+            given, duration, outcome, event = self._abandoned.pop(0)
+            self._settle_locked(given, duration, outcome, None, 0.0, now, (), None)
+            if event is not None:
+                queued = [s for _, s in self._routes.settled[outcome] if not s.inline]
+                self._publish_locked(queued, event)
         return now
 
     def _fold_locked(self, given: SharedPass) -> Transition | None:

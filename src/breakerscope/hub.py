@@ -14,6 +14,7 @@ counted as dropped: telemetry about telemetry would never end.
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import threading
@@ -148,14 +149,17 @@ class Subscription:
 
     def ensure_worker(self) -> None:
         """Start the thread if there is none. Not to be called under a breaker's lock."""
-        if self._worker is None:
-            with self._starting:
+        # Whoever finds the lock taken need not wait: a thread is being started.
+        if self._worker is None and self._starting.acquire(blocking=False):
+            try:
                 if self._worker is None:
                     worker = threading.Thread(
                         target=self._work, name=f"breakerscope-{self.name}", daemon=True
                     )
                     worker.start()
                     self._worker = worker
+            finally:
+                self._starting.release()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -167,8 +171,11 @@ class Subscription:
 
     def flush(self, deadline: float) -> bool:
         """Wait until all that is queued now was delivered; False if the deadline came first."""
-        if self._worker is None or self._worker is threading.current_thread():
+        if self._worker is threading.current_thread():
             return True
+        if self._worker is None and self._queue.empty():
+            return True
+        self.ensure_worker()
         delivered = threading.Event()
         self._queue.put(delivered)
         return delivered.wait(max(deadline - time.monotonic(), 0.0))
@@ -196,6 +203,25 @@ class Subscription:
 def inside_listener() -> bool:
     """Whether this thread is running a listener right now."""
     return get_ident() in _inside_listener
+
+
+_collecting: list[int] = []
+"""The threads in which a garbage collection runs right now."""
+
+
+def collecting() -> bool:
+    """Whether this code runs in the middle of a garbage collection: anything may be locked."""
+    return get_ident() in _collecting
+
+
+def _note_collection(phase: str, _info: object) -> None:
+    if phase == "start":
+        _collecting.append(get_ident())
+    else:
+        _collecting.remove(get_ident())
+
+
+gc.callbacks.append(_note_collection)
 
 
 class Routes:
@@ -280,7 +306,8 @@ class Hub:
 
     def _start_over(self) -> None:
         self._lock = threading.RLock()
-        self._count_lock = threading.Lock()
+        # A garbage collection may run in the middle of a count, and count.
+        self._count_lock = threading.RLock()
         self._dropped: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._last_logged: dict[tuple[str, str], float] = {}

@@ -174,10 +174,12 @@ class Machine:
         "window",
     )
 
+    permit: Permit
+    _leases: frozenset[Permit]
+
     def __init__(self, policy: Policy, *, now: float, random: Callable[[], float]) -> None:
         self.policy = policy
         self.state = CLOSED
-        self.generation = 0
         self.window: Window = (
             CountWindow(policy.window)
             if isinstance(policy.window, int)
@@ -193,13 +195,13 @@ class Machine:
         self._open_until = now
         self._not_before = -inf
         self._closed_at = -inf
-        self._leases = NO_LEASES
         self._probe_successes = 0
         self._ramp_until = -inf
         self._ramp_credit = 0.0
         self._isolations = 0
         self._resume = CLOSED
-        self.permit = Permit(0, CLOSED)
+        self.generation = -1
+        self.new_generation()
 
     # -- a call asks ------------------------------------------------------------------------------
 

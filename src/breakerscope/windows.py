@@ -30,7 +30,7 @@ class Window(Protocol):
         """
         ...
 
-    def add_batch(self, n: int, *, failed: bool = False) -> None:
+    def add_batch(self, n: int, *, failed: bool = ...) -> None:
         """Count `n` calls that were not slow and that ended before the fence."""
         ...
 

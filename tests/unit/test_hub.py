@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 import pytest
@@ -37,6 +39,39 @@ def test_a_sleeping_listener_does_not_hold_up_calls() -> None:
     assert len(heard) + dropped == 20
     assert dropped in (14, 15)
     assert heard == list(range(1, len(heard) + 1))
+
+
+def test_a_stream_that_a_garbage_collection_ends() -> None:
+    """In the middle of it anything may be locked, so no inline listener is called."""
+    hub = Hub()
+    breaker = make_breaker(hub=hub)
+    inline: list[Event] = []
+    queued: list[Event] = []
+    hub.subscribe(inline.append, name="inline", inline=True)
+    hub.subscribe(queued.append, name="queued")
+
+    @breaker
+    def stream() -> Iterator[int]:
+        yield from range(3)
+
+    abandoned = stream()
+    next(abandoned)
+    ring: list[object] = [abandoned]
+    ring.append(ring)
+    del abandoned, ring
+    gc.collect()
+    assert hub.flush(WAIT)
+    reading = breaker.read()
+    assert (reading.calls[Outcome.CANCELLED], reading.in_flight) == (1, 0)
+    assert (len(queued), len(inline)) == (1, 0)
+    assert hub.dropped() == {"inline": 1, "queued": 0}
+
+    abandoned = stream()
+    next(abandoned)
+    del abandoned
+    assert hub.flush(WAIT)
+    assert inline == queued[1:]
+    assert breaker.read().calls[Outcome.CANCELLED] == 2
 
 
 def test_one_sleeping_listener_takes_nothing_from_the_others() -> None:

@@ -189,8 +189,9 @@ def test_a_batch_of_failures_in_a_time_window() -> None:
     window.advance(103.0)
     window.add_batch(3)
     window.add_batch(1, failed=True)
-    rows = [EMPTY] * 6 + [[2, 2, 0], EMPTY, EMPTY, [4, 1, 0]]
-    assert held(window) == (6, 3, 0, rows)
+    window.add_batch(2, failed=True)
+    rows = [EMPTY] * 6 + [[2, 2, 0], EMPTY, EMPTY, [6, 3, 0]]
+    assert held(window) == (8, 5, 0, rows)
 
 
 def test_a_count_window_cleared_and_loaded() -> None:
