@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import defaultdict
 from pathlib import Path
 
+from breakerscope.codec import event_schema
 from breakerscope.events import Cause, State
 from breakerscope.machine import TRANSITIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 SEMANTICS = ROOT / "docs" / "semantics.md"
+SCHEMA = ROOT / "src" / "breakerscope" / "events.schema.json"
 BY_HAND = {Cause.FORCE_OPEN, Cause.DISABLE, Cause.RESET, Cause.RELEASE, Cause.ADOPT}
 
 
@@ -41,6 +44,11 @@ def table() -> str:
 PARTS = {"diagram": diagram, "transitions": table}
 
 
+def schema() -> str:
+    """The JSON Schema of the events."""
+    return json.dumps(event_schema(), indent=2) + "\n"
+
+
 def rendered(text: str) -> str:
     """The text with each part between its markers made anew."""
     for name, render in PARTS.items():
@@ -53,13 +61,27 @@ def rendered(text: str) -> str:
     return text
 
 
+def files() -> dict[Path, str]:
+    """Each rendered file, and what it should hold."""
+    return {
+        SEMANTICS: rendered(SEMANTICS.read_text(encoding="utf-8")),
+        SCHEMA: schema(),
+    }
+
+
 def main() -> int:
-    """Write the document; with --check only say whether it would change."""
-    before = SEMANTICS.read_text(encoding="utf-8")
-    after = rendered(before)
+    """Write the files; with --check only name those that would change."""
+    stale = {
+        path: text
+        for path, text in files().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
     if "--check" in sys.argv:
-        return int(before != after)
-    SEMANTICS.write_text(after, encoding="utf-8")
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not what the code says", file=sys.stderr)
+        return int(bool(stale))
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

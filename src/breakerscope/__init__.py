@@ -5,6 +5,14 @@ Everything public is here; the modules behind it may move.
 
 from breakerscope.breaker import BreakerNameError, CircuitBreaker
 from breakerscope.classify import Classifier, ClassifierError
+from breakerscope.codec import (
+    EventFormatError,
+    event_from_dict,
+    event_from_json,
+    event_schema,
+    event_to_dict,
+    event_to_json,
+)
 from breakerscope.config import ConfigError
 from breakerscope.events import (
     CallRejected,
@@ -58,6 +66,7 @@ __all__ = [
     "ConfigError",
     "ContradictionError",
     "Event",
+    "EventFormatError",
     "FallbackError",
     "FallbackUsed",
     "Figures",
@@ -78,6 +87,11 @@ __all__ = [
     "breakers",
     "breakers_per",
     "configure",
+    "event_from_dict",
+    "event_from_json",
+    "event_schema",
+    "event_to_dict",
+    "event_to_json",
     "flush",
     "get_breaker",
     "http_retry_after",

@@ -250,6 +250,17 @@ class LogEvent(StrEnum):
     FALLBACK_USED = "circuit_breaker.fallback_used"
 
 
+EVENT_SCHEMA_VERSION = 1
+"""The version of the JSON form of events. Rises when a field goes or gets another meaning."""
+
+
+class EventKey(StrEnum):
+    """The keys that the JSON form of an event has besides the fields of its type."""
+
+    TYPE = "type"
+    SCHEMA_VERSION = "schema_version"
+
+
 class TraceKey(StrEnum):
     """How logs and exemplars name a trace. Grafana's link from an exemplar needs `trace_id`."""
 

@@ -77,3 +77,9 @@ async def use() -> None:
         plain(1)
     except bs.CircuitBreakerOpenError as error:
         assert_type(error.retry_after, float | None)
+
+
+def events(event: bs.Event) -> None:
+    assert_type(bs.event_to_json(event), str)
+    assert_type(bs.event_from_json("{}"), bs.Event)
+    assert_type(bs.event_from_dict(bs.event_to_dict(event)), bs.Event)
