@@ -40,6 +40,7 @@ from breakerscope.instrument import (
     remove_breaker,
     setup_telemetry,
     subscribe,
+    to_jsonl,
 )
 from breakerscope.ledger import BucketsError
 from breakerscope.machine import Figures
@@ -99,4 +100,5 @@ __all__ = [
     "remove_breaker",
     "setup_telemetry",
     "subscribe",
+    "to_jsonl",
 ]

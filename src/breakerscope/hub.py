@@ -112,16 +112,18 @@ class Subscription:
         self._worker: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def close(self, wait: float = 0.0) -> None:
+    def close(self, wait: float = 0.0) -> bool:
         """Stop listening. What is already queued is still delivered. Closing twice is harmless.
 
-        Waits up to `wait` seconds until the last event was delivered and the thread has ended.
+        Waits up to `wait` seconds until the last event was delivered and the thread has ended, and
+        says whether that is so.
         """
         self._hub.unsubscribe(self)
         self._queue.put(None)
         worker = self._worker
         if wait and worker is not None and worker is not threading.current_thread():
             worker.join(wait)
+        return worker is None or not worker.is_alive()
 
     def __enter__(self) -> Self:
         return self

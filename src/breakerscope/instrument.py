@@ -22,6 +22,8 @@ from breakerscope.registry import default_registry
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from breakerscope.telemetry.jsonl import JsonLines
+
 SpanPolicy = Literal["all", "non_success", "off"]
 SPAN_POLICIES: tuple[SpanPolicy, ...] = ("all", "non_success", "off")
 
@@ -139,6 +141,29 @@ def subscribe(
     breaker in the order of `seq`. See `SubscribeOptions`. Raises SubscriptionError.
     """
     return default_hub.subscribe(listener, *types, **options)
+
+
+def to_jsonl(
+    path: str | os.PathLike[str],
+    /,
+    *types: EventType,
+    max_bytes: int | None = 10_000_000,
+    backups: int = 5,
+    **options: Unpack[SubscribeOptions],
+) -> JsonLines:
+    """Append each event of these types (none named: all) to a file, as a line of JSON.
+
+    The lines are those of `event_to_json`, written by a thread of their own. A file that would
+    grow to `max_bytes` bytes becomes `path.1`, that one `path.2`, up to `backups` of them; None
+    lets it grow. What cannot be written, on a full disk say, is counted in `lost` and in the
+    metrics; when there is room again, it goes on. A forked child writes to `name.PID.suffix`. For
+    the options see `SubscribeOptions`; `inline` is not allowed. Undo it with `close()`, which
+    waits for the last lines. Raises OSError if the file cannot be opened, SubscriptionError for
+    impossible options.
+    """
+    from breakerscope.telemetry.jsonl import JsonLines
+
+    return JsonLines(default_hub, path, *types, max_bytes=max_bytes, backups=backups, **options)
 
 
 def flush(timeout: float = 5.0) -> bool:

@@ -83,3 +83,5 @@ def events(event: bs.Event) -> None:
     assert_type(bs.event_to_json(event), str)
     assert_type(bs.event_from_json("{}"), bs.Event)
     assert_type(bs.event_from_dict(bs.event_to_dict(event)), bs.Event)
+    with bs.to_jsonl("events.jsonl", bs.StateChanged, max_bytes=None) as lines:
+        assert_type(lines.lost, int)
