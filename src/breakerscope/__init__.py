@@ -51,8 +51,10 @@ from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
 from breakerscope.snapshots import SnapshotError
+from breakerscope.streams import AsyncStream, Recent, Stream, astream, recent, stream
 
 __all__ = [
+    "AsyncStream",
     "BreakerNameError",
     "BreakersPer",
     "BucketsError",
@@ -77,14 +79,17 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Reading",
+    "Recent",
     "SnapshotError",
     "SpanPolicy",
     "State",
     "StateChanged",
+    "Stream",
     "Subscription",
     "SubscriptionError",
     "Telemetry",
     "TelemetryError",
+    "astream",
     "breakers",
     "breakers_per",
     "configure",
@@ -97,8 +102,10 @@ __all__ = [
     "get_breaker",
     "http_retry_after",
     "instrumented_breaker",
+    "recent",
     "remove_breaker",
     "setup_telemetry",
+    "stream",
     "subscribe",
     "to_jsonl",
 ]

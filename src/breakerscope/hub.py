@@ -59,15 +59,13 @@ class SubscriptionError(ValueError):
     """A subscription cannot be. The message says what is wrong and what is allowed."""
 
 
-class SubscribeOptions(TypedDict, total=False):
-    """The options of `subscribe`."""
+class SubscribeFilter(TypedDict, total=False):
+    """Which events a listener asks for."""
 
     name: str
     """How the listener is called in metrics and logs; by default the name of the function."""
     breaker: str
     """Only events of the breaker with this name; by default of all, also of future ones."""
-    inline: bool
-    """Call the listener in the thread of the call; by default it has a queue and a thread."""
     outcomes: Collection[Outcome]
     """Only `CallSettled` events with these outcomes."""
     when: Guard | Mapping[EventType, Guard]
@@ -75,6 +73,13 @@ class SubscribeOptions(TypedDict, total=False):
     guards for some of them. Must be cheap and must not raise."""
     every: float
     """At most one `CallRejected` of each breaker in so many seconds, the first one at once."""
+
+
+class SubscribeOptions(SubscribeFilter, total=False):
+    """The options of `subscribe`."""
+
+    inline: bool
+    """Call the listener in the thread of the call; by default it has a queue and a thread."""
     queue_size: int
     """How many events may wait before further ones are dropped and counted."""
 
@@ -266,6 +271,8 @@ class Hub:
         self._publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
         self.trace_ids: Callable[[], Mapping[str, str] | None] | None = None
         """Names the trace of the running call, for exemplars; set by an adapter."""
+        self.raised: list[Exception] | None = None
+        """What listeners raised, where a test asked for it."""
         self._start_over()
         _hubs.add(self)
 
@@ -365,6 +372,8 @@ class Hub:
                 if len(self._last_logged) >= MAX_LOGGED_KINDS:
                     self._last_logged.clear()
                 self._last_logged[key] = now
+            if self.raised is not None:
+                self.raised.append(error)
         if due:
             _log.error(
                 "%s raised %s; the protected calls go on, what it did with this event is lost",

@@ -13,7 +13,13 @@ from breakerscope.breaker import BreakerNameError, CircuitBreaker
 from breakerscope.classify import Classifier, ExceptionRule, HintRule, ResultRule
 from breakerscope.config import from_environment, from_mapping, read_toml
 from breakerscope.events import EventType
-from breakerscope.hub import SubscribeOptions, Subscription, default_hub
+from breakerscope.hub import (
+    DEFAULT_QUEUE_SIZE,
+    SubscribeFilter,
+    SubscribeOptions,
+    Subscription,
+    default_hub,
+)
 from breakerscope.ledger import DEFAULT_BUCKETS
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
 from breakerscope.policy import Policy
@@ -149,7 +155,8 @@ def to_jsonl(
     *types: EventType,
     max_bytes: int | None = 10_000_000,
     backups: int = 5,
-    **options: Unpack[SubscribeOptions],
+    queue_size: int = DEFAULT_QUEUE_SIZE,
+    **options: Unpack[SubscribeFilter],
 ) -> JsonLines:
     """Append each event of these types (none named: all) to a file, as a line of JSON.
 
@@ -157,13 +164,20 @@ def to_jsonl(
     grow to `max_bytes` bytes becomes `path.1`, that one `path.2`, up to `backups` of them; None
     lets it grow. What cannot be written, on a full disk say, is counted in `lost` and in the
     metrics; when there is room again, it goes on. A forked child writes to `name.PID.suffix`. For
-    the options see `SubscribeOptions`; `inline` is not allowed. Undo it with `close()`, which
-    waits for the last lines. Raises OSError if the file cannot be opened, SubscriptionError for
-    impossible options.
+    the options see `SubscribeOptions`. Undo it with `close()`, which waits for the last lines.
+    Raises OSError if the file cannot be opened, SubscriptionError for impossible options.
     """
     from breakerscope.telemetry.jsonl import JsonLines
 
-    return JsonLines(default_hub, path, *types, max_bytes=max_bytes, backups=backups, **options)
+    return JsonLines(
+        default_hub,
+        path,
+        *types,
+        max_bytes=max_bytes,
+        backups=backups,
+        queue_size=queue_size,
+        **options,
+    )
 
 
 def flush(timeout: float = 5.0) -> bool:

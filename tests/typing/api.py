@@ -85,3 +85,13 @@ def events(event: bs.Event) -> None:
     assert_type(bs.event_from_dict(bs.event_to_dict(event)), bs.Event)
     with bs.to_jsonl("events.jsonl", bs.StateChanged, max_bytes=None) as lines:
         assert_type(lines.lost, int)
+    assert_type(bs.recent(10, bs.StateChanged, breaker="x").events(), list[bs.Event])
+    with bs.stream(queue_size=10) as stream:
+        for event in stream:
+            assert_type(event, bs.Event)
+
+
+async def events_for_tasks() -> None:
+    async with bs.astream(bs.CallSettled, outcomes={bs.Outcome.FAILURE}) as stream:
+        async for event in stream:
+            assert_type(event, bs.Event)

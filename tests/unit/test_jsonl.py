@@ -88,7 +88,6 @@ def test_rotation_keeps_so_many_files_of_such_a_size(tmp_path: Path) -> None:
     [
         ({"max_bytes": 0}, "max_bytes=0: allowed is 1 or more, or None"),
         ({"backups": 0}, "backups=0: allowed is 1 or more"),
-        ({"inline": True}, "inline=True: allowed is False"),
         ({"queue_size": 0}, "queue_size=0: allowed is 1 or more"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import Any, Self, Unpack
 
 from breakerscope.codec import event_to_json
 from breakerscope.events import Event, EventType
-from breakerscope.hub import Hub, SubscribeOptions, SubscriptionError
+from breakerscope.hub import DEFAULT_QUEUE_SIZE, Hub, SubscribeFilter, SubscriptionError
 
 CLOSE_SECONDS = 5.0
 """How long closing waits for the last lines."""
@@ -33,19 +33,20 @@ class JsonLines:
         *types: EventType,
         max_bytes: int | None,
         backups: int,
-        **options: Unpack[SubscribeOptions],
+        queue_size: int = DEFAULT_QUEUE_SIZE,
+        **options: Unpack[SubscribeFilter],
     ) -> None:
         if max_bytes is not None and max_bytes < 1:
             raise SubscriptionError(f"max_bytes={max_bytes!r}: allowed is 1 or more, or None")
         if backups < 1:
             raise SubscriptionError(f"backups={backups!r}: allowed is 1 or more")
-        if options.get("inline"):
-            raise SubscriptionError("inline=True: allowed is False, since a file can be slow")
         self._hub = hub
         self._file = _LineFile(Path(path), max_bytes or 0, backups)
         options.setdefault("name", "jsonl")
         try:
-            self._subscription = hub.subscribe(self._write, *types, **options)
+            self._subscription = hub.subscribe(
+                self._write, *types, inline=False, queue_size=queue_size, **options
+            )
         except SubscriptionError:
             self._file.close()
             raise
