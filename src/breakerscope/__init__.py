@@ -52,6 +52,7 @@ from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
 from breakerscope.snapshots import SnapshotError
 from breakerscope.streams import AsyncStream, Recent, Stream, astream, recent, stream
+from breakerscope.telemetry.log_settings import LogLevel, LogSettingsError
 
 __all__ = [
     "AsyncStream",
@@ -75,6 +76,8 @@ __all__ = [
     "Figures",
     "Guard",
     "LimitError",
+    "LogLevel",
+    "LogSettingsError",
     "Outcome",
     "Policy",
     "PolicyError",

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context
 from queue import SimpleQueue
+from traceback import extract_tb
 from typing import Any, Protocol, Self, TypedDict, Unpack
 
 from breakerscope.classify import error_name
@@ -376,9 +377,9 @@ class Hub:
                 self.raised.append(error)
         if due:
             _log.error(
-                "%s raised %s; the protected calls go on, what it did with this event is lost",
+                "%s raised %s%s; the protected calls go on, what it did with this event is lost",
                 *key,
-                exc_info=error,
+                _place(error),
             )
 
     def dropped(self) -> Mapping[str, int]:
@@ -403,6 +404,12 @@ class Hub:
         for publisher in self._publishers:
             publisher.start_over_after_fork()
         self._reroute()
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised. Never its message: that may tell what nobody should read."""
+    frames = extract_tb(error.__traceback__)
+    return f" in {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 default_hub = Hub()

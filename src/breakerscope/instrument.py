@@ -24,6 +24,7 @@ from breakerscope.ledger import DEFAULT_BUCKETS
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
 from breakerscope.policy import Policy
 from breakerscope.registry import default_registry
+from breakerscope.telemetry.log_settings import REJECTION_INTERVAL, LogLevel, LogSettings
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -231,25 +232,38 @@ def setup_telemetry(
     metrics: bool = True,
     traces: bool | SpanPolicy = True,
     registry: CollectorRegistry | None = None,
+    log_levels: Mapping[str, LogLevel] | None = None,
+    log_sampling: Mapping[str, float] | None = None,
+    log_rejections_every: float = REJECTION_INTERVAL,
 ) -> Telemetry:
     """Say where the telemetry of all breakers goes, those that exist and those to come.
 
     `logs`: structlog, or `logging.getLogger("breakerscope")` where structlog is not configured.
     `metrics`: a collector in `registry`, by default in prometheus_client's default registry.
     `traces`: events on the current OpenTelemetry span: "all" (the same as True), "non_success", or
-    "off" (the same as False). A second call replaces the first set-up. Returns a handle to undo
-    it. Thread-safe. Raises TelemetryError for an unknown policy, DuplicateMetricError for a clash
-    of metric names.
+    "off" (the same as False).
+
+    `log_levels`: the level of a log event by its name, or "off"; by default calls that succeeded or
+    were ignored or cancelled, and fallbacks, are off. `log_sampling`: the share of such lines that
+    is written, above 0 to 1. `log_rejections_every`: seconds between two lines about the rejections
+    of one breaker; each says how many there were.
+
+    A second call replaces the first set-up. Returns a handle to undo it. Thread-safe. Raises
+    TelemetryError for an unknown policy, LogSettingsError, DuplicateMetricError for a clash of
+    metric names.
     """
     global _telemetry, _was_set_up
     span_policy = _span_policy(traces)
+    log_settings = LogSettings(log_levels, log_sampling, log_rejections_every)
     with _lock:
         if _telemetry is not None:
             _telemetry.close()
         undo: list[Callable[[], object]] = []
         made = Telemetry(undo, logs=logs, metrics=metrics, traces=span_policy)
         try:
-            _attach(undo, logs=logs, metrics=metrics, span_policy=span_policy, registry=registry)
+            _attach(undo, metrics=metrics, span_policy=span_policy, registry=registry)
+            if logs:
+                _attach_logs(undo, log_settings)
         except BaseException:
             made.close()
             raise
@@ -269,7 +283,6 @@ def _span_policy(traces: object) -> SpanPolicy:
 def _attach(
     undo: list[Callable[[], object]],
     *,
-    logs: bool,
     metrics: bool,
     span_policy: SpanPolicy,
     registry: CollectorRegistry | None,
@@ -287,11 +300,13 @@ def _attach(
 
         spans = opentelemetry.attach(default_hub, policy=span_policy)
         undo.append(lambda: opentelemetry.detach(default_hub, spans))
-    if logs:
-        from breakerscope.telemetry import logs as structlog
 
-        subscription = structlog.attach(default_hub)
-        undo.append(lambda: subscription.close(wait=CLOSE_SECONDS))
+
+def _attach_logs(undo: list[Callable[[], object]], settings: LogSettings) -> None:
+    from breakerscope.telemetry import logs as structlog
+
+    subscription = structlog.attach(default_hub, settings)
+    undo.append(lambda: subscription.close(wait=CLOSE_SECONDS))
 
 
 def _set_up_once() -> None:

@@ -95,3 +95,9 @@ async def events_for_tasks() -> None:
     async with bs.astream(bs.CallSettled, outcomes={bs.Outcome.FAILURE}) as stream:
         async for event in stream:
             assert_type(event, bs.Event)
+
+
+def logs() -> None:
+    levels: dict[str, bs.LogLevel] = {"circuit_breaker.call_succeeded": "debug"}
+    assert_type(bs.setup_telemetry(log_levels=levels, log_rejections_every=5), bs.Telemetry)
+    bs.setup_telemetry(log_levels={"circuit_breaker.call_failed": "loud"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
