@@ -11,9 +11,20 @@ from pathlib import Path
 from breakerscope.codec import event_schema
 from breakerscope.events import Cause, State
 from breakerscope.machine import TRANSITIONS
+from breakerscope.reference import (
+    as_json,
+    differences,
+    events_page,
+    metrics_page,
+    read_catalogue,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SEMANTICS = ROOT / "docs" / "semantics.md"
+METRICS = ROOT / "docs" / "metrics.md"
+EVENTS = ROOT / "docs" / "events.md"
+LOCK = ROOT / "docs" / "catalogue.lock.json"
+CHANGES = ROOT / "CHANGELOG.md"
 SCHEMA = ROOT / "src" / "breakerscope" / "events.schema.json"
 BY_HAND = {Cause.FORCE_OPEN, Cause.DISABLE, Cause.RESET, Cause.RELEASE, Cause.ADOPT}
 
@@ -44,11 +55,6 @@ def table() -> str:
 PARTS = {"diagram": diagram, "transitions": table}
 
 
-def schema() -> str:
-    """The JSON Schema of the events."""
-    return json.dumps(event_schema(), indent=2) + "\n"
-
-
 def rendered(text: str) -> str:
     """The text with each part between its markers made anew."""
     for name, render in PARTS.items():
@@ -61,12 +67,33 @@ def rendered(text: str) -> str:
     return text
 
 
+def as_text(data: object) -> str:
+    """JSON as a file has it."""
+    return json.dumps(data, indent=2) + "\n"
+
+
 def files() -> dict[Path, str]:
     """Each rendered file, and what it should hold."""
     return {
         SEMANTICS: rendered(SEMANTICS.read_text(encoding="utf-8")),
-        SCHEMA: schema(),
+        METRICS: metrics_page(),
+        EVENTS: events_page(),
+        LOCK: as_text(as_json()),
+        SCHEMA: as_text(event_schema()),
     }
+
+
+def unannounced() -> list[str]:
+    """Public names that went or changed since the lock file, without a word in the changelog."""
+    if not LOCK.exists():
+        return []
+    unreleased = CHANGES.read_text(encoding="utf-8").partition("\n## Unreleased")[2]
+    unreleased = unreleased.partition("\n## ")[0]
+    return [
+        str(difference)
+        for difference in differences(read_catalogue(LOCK), as_json())
+        if difference.breaks and difference.name not in unreleased
+    ]
 
 
 def main() -> int:
@@ -80,6 +107,10 @@ def main() -> int:
         for path in stale:
             print(f"{path.relative_to(ROOT)} is not what the code says", file=sys.stderr)
         return int(bool(stale))
+    if silent := unannounced():
+        print("these are public, and CHANGELOG.md does not name them:", *silent, sep="\n  ",
+              file=sys.stderr)  # fmt: skip
+        return 1
     for path, text in stale.items():
         path.write_text(text, encoding="utf-8")
     return 0
