@@ -3,16 +3,10 @@
 Everything public is here; the modules behind it may move.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from breakerscope.breaker import BreakerNameError, CircuitBreaker
 from breakerscope.classify import Classifier, ClassifierError
-from breakerscope.codec import (
-    EventFormatError,
-    event_from_dict,
-    event_from_json,
-    event_schema,
-    event_to_dict,
-    event_to_json,
-)
 from breakerscope.config import ConfigError
 from breakerscope.events import (
     CallRejected,
@@ -51,8 +45,18 @@ from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
 from breakerscope.snapshots import SnapshotError
-from breakerscope.streams import AsyncStream, Recent, Stream, astream, recent, stream
-from breakerscope.telemetry.log_settings import LogLevel, LogSettingsError
+
+if TYPE_CHECKING:
+    from breakerscope.codec import (
+        EventFormatError,
+        event_from_dict,
+        event_from_json,
+        event_schema,
+        event_to_dict,
+        event_to_json,
+    )
+    from breakerscope.streams import AsyncStream, Recent, Stream, astream, recent, stream
+    from breakerscope.telemetry.log_settings import LogLevel, LogSettingsError
 
 __all__ = [
     "AsyncStream",
@@ -112,3 +116,26 @@ __all__ = [
     "subscribe",
     "to_jsonl",
 ]
+
+_AT_FIRST_USE = {
+    "codec": (
+        "EventFormatError",
+        "event_from_dict",
+        "event_from_json",
+        "event_schema",
+        "event_to_dict",
+        "event_to_json",
+    ),
+    "streams": ("AsyncStream", "Recent", "Stream", "astream", "recent", "stream"),
+    "telemetry.log_settings": ("LogLevel", "LogSettingsError"),
+}
+"""What most programs do not need is imported when they ask for it: the import should be quick."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _AT_FIRST_USE.items():
+        if name in names:
+            from importlib import import_module
+
+            return getattr(import_module(f"breakerscope.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

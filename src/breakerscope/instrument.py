@@ -24,12 +24,12 @@ from breakerscope.ledger import DEFAULT_BUCKETS
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
 from breakerscope.policy import Policy
 from breakerscope.registry import default_registry
-from breakerscope.telemetry.log_settings import REJECTION_INTERVAL, LogLevel, LogSettings
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from breakerscope.telemetry.jsonl import JsonLines
+    from breakerscope.telemetry.log_settings import LogLevel, LogSettings
 
 SpanPolicy = Literal["all", "non_success", "off"]
 SPAN_POLICIES: tuple[SpanPolicy, ...] = ("all", "non_success", "off")
@@ -234,7 +234,7 @@ def setup_telemetry(
     registry: CollectorRegistry | None = None,
     log_levels: Mapping[str, LogLevel] | None = None,
     log_sampling: Mapping[str, float] | None = None,
-    log_rejections_every: float = REJECTION_INTERVAL,
+    log_rejections_every: float = 10.0,
 ) -> Telemetry:
     """Say where the telemetry of all breakers goes, those that exist and those to come.
 
@@ -253,8 +253,10 @@ def setup_telemetry(
     metric names.
     """
     global _telemetry, _was_set_up
+    from breakerscope.telemetry.log_settings import LogSettings
+
     span_policy = _span_policy(traces)
-    log_settings = LogSettings(log_levels, log_sampling, log_rejections_every)
+    log_settings = LogSettings(log_levels, log_sampling, rejections_every=log_rejections_every)
     with _lock:
         if _telemetry is not None:
             _telemetry.close()

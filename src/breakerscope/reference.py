@@ -180,7 +180,7 @@ def _values(label: Label) -> str:
 def events_page() -> str:
     """All events, log lines and span events, in Markdown."""
     schemas = event_schema()["$defs"]
-    settings = LogSettings()
+    settings = LogSettings(rejections_every=0.0)
     return _page(
         "# Events",
         "What breakers tell, one type for each kind of news. The fields are also the keys of the"

@@ -243,7 +243,14 @@ def test_the_strict_fixture(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess("-p", "no:randomly").assert_outcomes(passed=1, errors=1)
 
 
-def test_the_import_needs_no_event_loop() -> None:
-    code = "import sys, breakerscope; print({'asyncio', 'trio', 'json'} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert run.stdout == "set()\n"
+IMPORT = """
+import sys, breakerscope
+print({"asyncio", "trio", "json", "breakerscope.streams", "breakerscope.codec"} & set(sys.modules))
+print([name for name in breakerscope.__all__ if not hasattr(breakerscope, name)])
+print(hasattr(breakerscope, "nonsense"))
+"""
+
+
+def test_the_import_takes_along_only_what_everybody_needs() -> None:
+    run = subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True)
+    assert run.stdout.splitlines() == ["set()", "[]", "False"]

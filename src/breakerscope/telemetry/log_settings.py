@@ -12,9 +12,6 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical", "off"]
 LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error", "critical", "off")
 OFF: LogLevel = "off"
 
-REJECTION_INTERVAL = 10.0
-"""Seconds between two lines about rejections of one breaker."""
-
 DEFAULT_LEVELS: Mapping[LogEvent, LogLevel] = {
     LogEvent.CALL_FAILED: "info",
     LogEvent.CALL_REJECTED: "warning",
@@ -36,7 +33,8 @@ class LogSettings:
         self,
         levels: Mapping[str, LogLevel] | None = None,
         sampling: Mapping[str, float] | None = None,
-        rejections_every: float = REJECTION_INTERVAL,
+        *,
+        rejections_every: float,
     ) -> None:
         self._levels: dict[LogEvent, LogLevel] = dict(DEFAULT_LEVELS)
         for name, level in (levels or {}).items():
