@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 import breakerscope as bs
 from breakerscope.catalogue import LogEvent
 from breakerscope.hub import default_hub
+from breakerscope.telemetry import logs
 from tests.unit.support import Boom, fail, fail_times, succeed
 
 pytestmark = pytest.mark.usefixtures("fresh_breakers")
@@ -136,6 +137,19 @@ def test_a_sample_of_the_lines() -> None:
     assert told(lines, "breaker", "seq", "sample_rate") == [
         ("call_succeeded", breaker, seq, 0.25) for breaker in ("a", "b") for seq in (1, 5, 9)
     ]
+
+
+def test_breakers_that_come_and_go_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_REMEMBERED", 2)
+    with logged(
+        log_levels={"circuit_breaker.call_succeeded": "info"},
+        log_sampling={"circuit_breaker.call_succeeded": 0.001},
+    ) as lines:
+        for name in ("a", "b", "a", "c", "a", "b"):
+            bs.instrumented_breaker(name).call(succeed)
+            assert bs.flush(WAIT)
+    # "b" was forgotten for "c", and begins anew; "a" was heard of in between.
+    assert told(lines, "breaker") == [("call_succeeded", name) for name in ("a", "b", "c", "b")]
 
 
 def test_the_lines_about_rejections_add_up() -> None:

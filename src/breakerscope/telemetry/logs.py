@@ -10,10 +10,9 @@ lines can be sampled: of each kind and breaker the first one is written, then ev
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 from breakerscope.catalogue import LogEvent, LogKey
 from breakerscope.events import (
@@ -29,6 +28,11 @@ from breakerscope.events import (
 from breakerscope.hub import Guard, Hub, Subscription
 from breakerscope.telemetry.log_settings import OFF, LogLevel, LogSettings
 from breakerscope.telemetry.traces import trace_ids
+
+K = TypeVar("K")
+
+MAX_REMEMBERED = 10_000
+"""How many breakers the writer of lines can tell apart at once."""
 
 ALARMING_STATES = frozenset({State.OPEN, State.FORCED_OPEN})
 
@@ -78,7 +82,7 @@ class _Writer:
         self._settings = settings
         self._structlog_logger = _structlog_logger()
         self._rejected_before: dict[str, int] = {}
-        self._seen: Counter[tuple[str, LogEvent]] = Counter()
+        self._seen: dict[tuple[str, LogEvent], int] = {}
         self._trace_ids = trace_ids(sampled_only=False)
 
     def __call__(self, event: Event) -> None:
@@ -116,16 +120,16 @@ class _Writer:
         self._write(self._settings.level(LogEvent.CALL_REJECTED), LogEvent.CALL_REJECTED, keys)
 
     def _rejections_since_last_line(self, event: CallRejected | StateChanged) -> int:
-        before = self._rejected_before.get(event.breaker, 0)
-        self._rejected_before[event.breaker] = event.rejected
+        before = self._rejected_before.pop(event.breaker, 0)
+        _remember(self._rejected_before, event.breaker, event.rejected)
         # A breaker that was made anew under the same name counts from the beginning.
         return event.rejected - before if event.rejected >= before else event.rejected
 
     def _write_sample(self, name: LogEvent, keys: dict[LogKey, Any]) -> None:
         share = self._settings.share(name)
         if share < 1:
-            self._seen[keys[LogKey.BREAKER], name] += 1
-            seen = self._seen[keys[LogKey.BREAKER], name]
+            seen = self._seen.pop((keys[LogKey.BREAKER], name), 0) + 1
+            _remember(self._seen, (keys[LogKey.BREAKER], name), seen)
             if ceil(seen * share) == ceil((seen - 1) * share):
                 return
             keys = keys | {LogKey.SAMPLE_RATE: share}
@@ -142,6 +146,13 @@ class _Writer:
             getattr(self._structlog_logger, level)(name.value, **told)
         else:
             _standard_log(_LEVELS[level], name.value, told)
+
+
+def _remember(counts: dict[K, int], key: K, count: int) -> None:
+    """Breakers by key come and go, so the one that was not heard of longest is forgotten."""
+    counts[key] = count
+    if len(counts) > MAX_REMEMBERED:
+        del counts[next(iter(counts))]
 
 
 def _state_of_refusal(event: CallRejected | StateChanged) -> str:
