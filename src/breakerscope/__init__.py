@@ -3,6 +3,8 @@
 Everything public is here; the modules behind it may move.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from breakerscope.breaker import BreakerNameError, CircuitBreaker
 from breakerscope.classify import Classifier, ClassifierError
 from breakerscope.config import ConfigError
@@ -31,6 +33,7 @@ from breakerscope.instrument import (
     remove_breaker,
     setup_telemetry,
     subscribe,
+    to_jsonl,
 )
 from breakerscope.ledger import BucketsError
 from breakerscope.machine import Figures
@@ -43,7 +46,20 @@ from breakerscope.retry_after import http_retry_after
 from breakerscope.snapshots import SnapshotError
 from breakerscope.telemetry.settings import LabelError, TelemetryError
 
+if TYPE_CHECKING:
+    from breakerscope.codec import (
+        EventFormatError,
+        event_from_dict,
+        event_from_json,
+        event_schema,
+        event_to_dict,
+        event_to_json,
+    )
+    from breakerscope.streams import AsyncStream, Recent, Stream, astream, recent, stream
+    from breakerscope.telemetry.log_settings import LogLevel, LogSettingsError
+
 __all__ = [
+    "AsyncStream",
     "BreakerNameError",
     "BreakersPer",
     "BucketsError",
@@ -58,32 +74,69 @@ __all__ = [
     "ConfigError",
     "ContradictionError",
     "Event",
+    "EventFormatError",
     "FallbackError",
     "FallbackUsed",
     "Figures",
     "Guard",
     "LabelError",
     "LimitError",
+    "LogLevel",
+    "LogSettingsError",
     "Outcome",
     "Policy",
     "PolicyError",
     "Reading",
+    "Recent",
     "SnapshotError",
     "SpanPolicy",
     "State",
     "StateChanged",
+    "Stream",
     "Subscription",
     "SubscriptionError",
     "Telemetry",
     "TelemetryError",
+    "astream",
     "breakers",
     "breakers_per",
     "configure",
+    "event_from_dict",
+    "event_from_json",
+    "event_schema",
+    "event_to_dict",
+    "event_to_json",
     "flush",
     "get_breaker",
     "http_retry_after",
     "instrumented_breaker",
+    "recent",
     "remove_breaker",
     "setup_telemetry",
+    "stream",
     "subscribe",
+    "to_jsonl",
 ]
+
+_AT_FIRST_USE = {
+    "codec": (
+        "EventFormatError",
+        "event_from_dict",
+        "event_from_json",
+        "event_schema",
+        "event_to_dict",
+        "event_to_json",
+    ),
+    "streams": ("AsyncStream", "Recent", "Stream", "astream", "recent", "stream"),
+    "telemetry.log_settings": ("LogLevel", "LogSettingsError"),
+}
+"""What most programs do not need is imported when they ask for it: the import should be quick."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _AT_FIRST_USE.items():
+        if name in names:
+            from importlib import import_module
+
+            return getattr(import_module(f"breakerscope.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -247,7 +247,48 @@ class LogEvent(StrEnum):
     CALL_FAILED = "circuit_breaker.call_failed"
     CALL_REJECTED = "circuit_breaker.call_rejected"
     CALL_SUCCEEDED = "circuit_breaker.call_succeeded"
+    CALL_IGNORED = "circuit_breaker.call_ignored"
+    CALL_CANCELLED = "circuit_breaker.call_cancelled"
     FALLBACK_USED = "circuit_breaker.fallback_used"
+
+
+class LogKey(StrEnum):
+    """The keys of log lines. Times are seconds, ratios run from 0 to 1."""
+
+    BREAKER = "breaker"
+    SEQ = "seq"
+    AT = "at"
+    STATE = "state"
+    PREVIOUS_STATE = "previous_state"
+    CAUSE = "cause"
+    CALLS = "calls"
+    FAILURES = "failures"
+    SLOW_CALLS = "slow_calls"
+    CONSECUTIVE_FAILURES = "consecutive_failures"
+    FAILURE_RATIO = "failure_ratio"
+    SLOW_CALL_RATIO = "slow_call_ratio"
+    OPEN_FOR = "open_for"
+    REASON = "reason"
+    OUTCOME = "outcome"
+    DURATION = "duration"
+    ERROR = "error"
+    SLOW = "slow"
+    LATE = "late"
+    RETRY_AFTER = "retry_after"
+    REJECTIONS = "rejections"
+    ENFORCED = "enforced"
+    SAMPLE_RATE = "sample_rate"
+
+
+EVENT_SCHEMA_VERSION = 1
+"""The version of the JSON form of events. Rises when a field goes or gets another meaning."""
+
+
+class EventKey(StrEnum):
+    """The keys that the JSON form of an event has besides the fields of its type."""
+
+    TYPE = "type"
+    SCHEMA_VERSION = "schema_version"
 
 
 class TraceKey(StrEnum):

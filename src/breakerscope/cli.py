@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from breakerscope.demo import DemoError, Options, start
+from breakerscope.reference import (
+    CatalogueFileError,
+    as_json,
+    differences,
+    events_page,
+    metrics_page,
+    read_catalogue,
+)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -24,22 +33,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (None: those of the process). Returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        return start(
-            Options(
-                duration=arguments.duration,
-                headless=arguments.headless,
-                metrics_port=arguments.metrics_port,
-                seed=arguments.seed,
-                log_file=arguments.log_file,
-                picture=arguments.picture,
-                hold=arguments.hold,
-            )
-        )
-    except DemoError as error:
-        print(f"breakerscope demo: error: {error}", file=sys.stderr)
+        return int(arguments.run(arguments))
+    except (DemoError, CatalogueFileError) as error:
+        print(f"breakerscope {arguments.command}: error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    return start(
+        Options(
+            duration=arguments.duration,
+            headless=arguments.headless,
+            metrics_port=arguments.metrics_port,
+            seed=arguments.seed,
+            log_file=arguments.log_file,
+            picture=arguments.picture,
+            hold=arguments.hold,
+        )
+    )
+
+
+def _catalogue(arguments: argparse.Namespace) -> int:
+    if arguments.diff is not None:
+        found = list(differences(read_catalogue(arguments.diff), as_json()))
+        for difference in found:
+            print(difference)
+        return int(any(difference.breaks for difference in found))
+    if arguments.format == "json":
+        print(json.dumps(as_json(), indent=2))
+    else:
+        print(f"{metrics_page()}\n{events_page()}", end="")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         " counted exactly once everywhere. Exit code 0 if so, 1 if not, 2 for bad input."
         " Spans are exported by OTLP when OTEL_EXPORTER_OTLP_ENDPOINT is set.",
     )
+    demo.set_defaults(run=_demo)
     add = demo.add_argument
     add("--duration", type=float, default=defaults.duration, metavar="SECONDS",
         help="how long the script takes, 3 to 3600 (default: %(default)g)")  # fmt: skip
@@ -69,4 +96,16 @@ def _parser() -> argparse.ArgumentParser:
         help="write the live view as it was at 60 %% of the run, as SVG")  # fmt: skip
     add("--hold", type=float, default=defaults.hold, metavar="SECONDS",
         help="serve /metrics for so long after the table (default: 0)")  # fmt: skip
+    catalogue = commands.add_parser(
+        "catalogue",
+        help="all names of metrics, events, log lines and attributes",
+        description="Print all public names, or what changed since an older catalogue. Exit code of"
+        " --diff: 0 if names were only added, 1 if some were removed or changed, 2 for bad input.",
+    )
+    catalogue.set_defaults(run=_catalogue)
+    either = catalogue.add_mutually_exclusive_group()
+    either.add_argument("--format", choices=("md", "json"), default="md",
+        help="Markdown or JSON (default: md)")  # fmt: skip
+    either.add_argument("--diff", metavar="OLD",
+        help="what changed since this file, which --format json wrote")  # fmt: skip
     return parser

@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context
 from queue import SimpleQueue
 from threading import get_ident
+from traceback import extract_tb
 from typing import Any, Protocol, Self, TypedDict, Unpack
 
 from breakerscope.classify import error_name
@@ -63,15 +64,13 @@ class SubscriptionError(ValueError):
     """A subscription cannot be. The message says what is wrong and what is allowed."""
 
 
-class SubscribeOptions(TypedDict, total=False):
-    """The options of `subscribe`."""
+class SubscribeFilter(TypedDict, total=False):
+    """Which events a listener asks for."""
 
     name: str
     """How the listener is called in metrics and logs; by default the name of the function."""
     breaker: str
     """Only events of the breaker with this name; by default of all, also of future ones."""
-    inline: bool
-    """Call the listener in the thread of the call; by default it has a queue and a thread."""
     outcomes: Collection[Outcome]
     """Only `CallSettled` events with these outcomes."""
     when: Guard | Mapping[EventType, Guard]
@@ -79,6 +78,13 @@ class SubscribeOptions(TypedDict, total=False):
     guards for some of them. Must be cheap and must not raise."""
     every: float
     """At most one `CallRejected` of each breaker in so many seconds, the first one at once."""
+
+
+class SubscribeOptions(SubscribeFilter, total=False):
+    """The options of `subscribe`."""
+
+    inline: bool
+    """Call the listener in the thread of the call; by default it has a queue and a thread."""
     queue_size: int
     """How many events may wait before further ones are dropped and counted."""
 
@@ -116,16 +122,18 @@ class Subscription:
         self._worker: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def close(self, wait: float = 0.0) -> None:
+    def close(self, wait: float = 0.0) -> bool:
         """Stop listening. What is already queued is still delivered. Closing twice is harmless.
 
-        Waits up to `wait` seconds until the last event was delivered and the thread has ended.
+        Waits up to `wait` seconds until the last event was delivered and the thread has ended, and
+        says whether that is so.
         """
         self._hub.unsubscribe(self)
         self._queue.put(None)
         worker = self._worker
         if wait and worker is not None and worker is not threading.current_thread():
             worker.join(wait)
+        return worker is None or not worker.is_alive()
 
     def __enter__(self) -> Self:
         return self
@@ -301,6 +309,8 @@ class Hub:
         """Names the trace of the running call, for exemplars; set by an adapter."""
         self.traced: Guard = NEVER
         """Says cheaply whether `trace_ids` may have an answer; set before a subscription."""
+        self.raised: list[Exception] | None = None
+        """What listeners raised, where a test asked for it."""
         self._start_over()
         _hubs.add(self)
 
@@ -409,11 +419,13 @@ class Hub:
                 if len(self._last_logged) >= MAX_LOGGED_KINDS:
                     self._last_logged.clear()
                 self._last_logged[key] = now
+            if self.raised is not None:
+                self.raised.append(error)
         if due:
             _log.error(
-                "%s raised %s; the protected calls go on, what it did with this event is lost",
+                "%s raised %s%s; the protected calls go on, what it did with this event is lost",
                 *key,
-                exc_info=error,
+                _place(error),
             )
 
     def dropped(self) -> Mapping[str, int]:
@@ -438,6 +450,12 @@ class Hub:
         for publisher in self._publishers:
             publisher.start_over_after_fork()
         self._reroute()
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised. Never its message: that may tell what nobody should read."""
+    frames = extract_tb(error.__traceback__)
+    return f" in {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 default_hub = Hub()

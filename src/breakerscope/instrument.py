@@ -19,7 +19,13 @@ from breakerscope.classify import (
 )
 from breakerscope.config import from_environment, from_mapping, read_toml
 from breakerscope.events import EventType
-from breakerscope.hub import SubscribeOptions, Subscription, default_hub
+from breakerscope.hub import (
+    DEFAULT_QUEUE_SIZE,
+    SubscribeFilter,
+    SubscribeOptions,
+    Subscription,
+    default_hub,
+)
 from breakerscope.ledger import DEFAULT_BUCKETS
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
 from breakerscope.policy import Policy
@@ -35,6 +41,9 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from prometheus_client import CollectorRegistry
+
+    from breakerscope.telemetry.jsonl import JsonLines
+    from breakerscope.telemetry.log_settings import LogLevel, LogSettings
 
 SpanPolicy = Literal["all", "non_success", "off"]
 SPAN_POLICIES: tuple[SpanPolicy, ...] = ("all", "non_success", "off")
@@ -168,6 +177,37 @@ def subscribe(
     return default_hub.subscribe(listener, *types, **options)
 
 
+def to_jsonl(
+    path: str | os.PathLike[str],
+    /,
+    *types: EventType,
+    max_bytes: int | None = 10_000_000,
+    backups: int = 5,
+    queue_size: int = DEFAULT_QUEUE_SIZE,
+    **options: Unpack[SubscribeFilter],
+) -> JsonLines:
+    """Append each event of these types (none named: all) to a file, as a line of JSON.
+
+    The lines are those of `event_to_json`, written by a thread of their own. A file that would
+    grow to `max_bytes` bytes becomes `path.1`, that one `path.2`, up to `backups` of them; None
+    lets it grow. What cannot be written, on a full disk say, is counted in `lost` and in the
+    metrics; when there is room again, it goes on. A forked child writes to `name.PID.suffix`. For
+    the options see `SubscribeOptions`. Undo it with `close()`, which waits for the last lines.
+    Raises OSError if the file cannot be opened, SubscriptionError for impossible options.
+    """
+    from breakerscope.telemetry.jsonl import JsonLines
+
+    return JsonLines(
+        default_hub,
+        path,
+        *types,
+        max_bytes=max_bytes,
+        backups=backups,
+        queue_size=queue_size,
+        **options,
+    )
+
+
 def flush(timeout: float = 5.0) -> bool:
     """Wait until every event so far was delivered; False if `timeout` seconds were not enough.
 
@@ -226,6 +266,9 @@ def setup_telemetry(
     prefix: str = "",
     labels: Mapping[str, str] | None = None,
     max_breakers: int = MAX_BREAKERS,
+    log_levels: Mapping[str, LogLevel] | None = None,
+    log_sampling: Mapping[str, float] | None = None,
+    log_rejections_every: float = 10.0,
 ) -> Telemetry:
     """Say where the telemetry of all breakers goes, those that exist and those to come.
 
@@ -236,13 +279,23 @@ def setup_telemetry(
     for them ("" where there is no common one). Above `max_breakers`, further breakers are summed
     into one that is called `_OTHER`.
     `traces`: events on the current OpenTelemetry span: "all" (the same as True), "non_success", or
-    "off" (the same as False). A second call replaces the first set-up. Returns a handle to undo
-    it. Thread-safe. Raises TelemetryError for an unknown policy or limit, LabelError, PrefixError,
+    "off" (the same as False).
+
+    `log_levels`: the level of a log event by its name, or "off"; by default calls that succeeded or
+    were ignored or cancelled, and fallbacks, are off. `log_sampling`: the share of such lines that
+    is written, above 0 to 1. `log_rejections_every`: seconds between two lines about the rejections
+    of one breaker; each says how many there were.
+
+    A second call replaces the first set-up. Returns a handle to undo it. Thread-safe. Raises
+    TelemetryError for an unknown policy or limit, LogSettingsError, LabelError,
     DuplicateMetricError for a clash of metric names, MultiprocessError.
     """
     global _telemetry, _was_set_up, _settings
+    from breakerscope.telemetry.log_settings import LogSettings
+
     span_policy = _span_policy(traces)
     settings = MetricsSettings(prefix, labels or {}, max_breakers)
+    log_settings = LogSettings(log_levels, log_sampling, rejections_every=log_rejections_every)
     with _lock:
         if _telemetry is not None:
             _telemetry.close()
@@ -251,7 +304,10 @@ def setup_telemetry(
         try:
             if metrics:
                 made._flush_metrics = _attach_metrics(undo, registry, settings)
-            _attach(undo, logs=logs, span_policy=span_policy)
+            if span_policy != "off":
+                _attach_traces(undo, span_policy)
+            if logs:
+                _attach_logs(undo, log_settings)
         except BaseException:
             made.close()
             raise
@@ -281,17 +337,18 @@ def _attach_metrics(
     return attached.flush
 
 
-def _attach(undo: list[Callable[[], object]], *, logs: bool, span_policy: SpanPolicy) -> None:
-    if span_policy != "off":
-        from breakerscope.telemetry import traces as opentelemetry
+def _attach_traces(undo: list[Callable[[], object]], policy: SpanPolicy) -> None:
+    from breakerscope.telemetry import traces as opentelemetry
 
-        spans = opentelemetry.attach(default_hub, policy=span_policy)
-        undo.append(lambda: opentelemetry.detach(default_hub, spans))
-    if logs:
-        from breakerscope.telemetry import logs as structlog
+    spans = opentelemetry.attach(default_hub, policy=policy)
+    undo.append(lambda: opentelemetry.detach(default_hub, spans))
 
-        subscription = structlog.attach(default_hub)
-        undo.append(lambda: subscription.close(wait=CLOSE_SECONDS))
+
+def _attach_logs(undo: list[Callable[[], object]], settings: LogSettings) -> None:
+    from breakerscope.telemetry import logs as structlog
+
+    subscription = structlog.attach(default_hub, settings)
+    undo.append(lambda: subscription.close(wait=CLOSE_SECONDS))
 
 
 def _set_up_once() -> None:

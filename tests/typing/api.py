@@ -79,3 +79,27 @@ async def use() -> None:
         plain(1)
     except bs.CircuitBreakerOpenError as error:
         assert_type(error.retry_after, float | None)
+
+
+def events(event: bs.Event) -> None:
+    assert_type(bs.event_to_json(event), str)
+    assert_type(bs.event_from_json("{}"), bs.Event)
+    assert_type(bs.event_from_dict(bs.event_to_dict(event)), bs.Event)
+    with bs.to_jsonl("events.jsonl", bs.StateChanged, max_bytes=None) as lines:
+        assert_type(lines.lost, int)
+    assert_type(bs.recent(10, bs.StateChanged, breaker="x").events(), list[bs.Event])
+    with bs.stream(queue_size=10) as stream:
+        for event in stream:
+            assert_type(event, bs.Event)
+
+
+async def events_for_tasks() -> None:
+    async with bs.astream(bs.CallSettled, outcomes={bs.Outcome.FAILURE}) as stream:
+        async for event in stream:
+            assert_type(event, bs.Event)
+
+
+def logs() -> None:
+    levels: dict[str, bs.LogLevel] = {"circuit_breaker.call_succeeded": "debug"}
+    assert_type(bs.setup_telemetry(log_levels=levels, log_rejections_every=5), bs.Telemetry)
+    bs.setup_telemetry(log_levels={"circuit_breaker.call_failed": "loud"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
