@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from breakerscope.catalogue import Attribute, SpanEventName, TraceKey
-from breakerscope.events import CallRejected, CallSettled, Event, FallbackUsed, Outcome
-from breakerscope.hub import Guard, Hub, Subscription
+from breakerscope.events import CallRejected, CallSettled, Event, Outcome, StateChanged
+from breakerscope.hub import Hub, Subscription
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+    from opentelemetry.context import Context
 
 
 def attach(hub: Hub, *, policy: str) -> Subscription:
@@ -21,11 +21,11 @@ def attach(hub: Hub, *, policy: str) -> Subscription:
 
     `policy`: "all", or "non_success" (calls that succeeded are left out).
     """
-    guard, ids = context_guard(), trace_ids(sampled_only=True)
-    hub.trace_ids = lambda: ids() if guard() else None
+    current, ids = current_context(), trace_ids(sampled_only=True)
+    hub.trace_ids = lambda: ids() if current() else None
     outcomes = set(Outcome) if policy == "all" else set(Outcome) - {Outcome.SUCCESS}
     return hub.subscribe(
-        _listener(), name="opentelemetry", inline=True, outcomes=outcomes, when=guard
+        _listener(current), name="opentelemetry", inline=True, outcomes=outcomes, when=current
     )
 
 
@@ -51,14 +51,13 @@ def trace_ids(*, sampled_only: bool) -> Callable[[], Mapping[str, str] | None]:
     return current
 
 
-def context_guard() -> Guard:
-    """Says cheaply whether any OpenTelemetry context is current; without one there is no span.
+def current_context() -> Callable[[], Context]:
+    """A way to the current OpenTelemetry context; it is empty, so false, where there is no span.
 
-    The public way to the current span costs more than the rest of a protected call. The default
-    runtime context keeps an empty mapping in one context variable; where that is not so, the
-    public way is taken.
+    The public way costs more than the rest of a protected call. The default runtime context keeps
+    a mapping in one context variable; where that is not so, the public way is taken.
     """
-    from opentelemetry import context, trace
+    from opentelemetry import context
 
     runtime = getattr(context, "_RUNTIME_CONTEXT", None)
     variable = getattr(runtime, "_current_context", None)
@@ -68,59 +67,91 @@ def context_guard() -> Guard:
             if isinstance(quick(), Mapping):
                 return quick
         except LookupError:
-            return lambda: trace.get_current_span().is_recording()
-    return lambda: trace.get_current_span().is_recording()
+            pass
+    return context.get_current
 
 
-def _listener() -> Callable[[Event], None]:
+def _listener(current: Callable[[], Context]) -> Callable[[Event], None]:
     from opentelemetry.trace import get_current_span
 
     def add_span_event(event: Event) -> None:
-        span: Span = get_current_span()
+        span = get_current_span(current())
         if span.is_recording():
-            span.add_event(*describe(event))
+            name, facts = describe(event)
+            span.add_event(name, facts)
 
     return add_span_event
 
 
-def describe(event: Event) -> tuple[str, dict[str, str | int | float | bool]]:
+# The keys as plain text: to hash a member of an enum costs a Python call for each key.
+CALL, STATE_CHANGE = SpanEventName.CALL.value, SpanEventName.STATE_CHANGE.value
+REJECTION, FALLBACK = SpanEventName.REJECTION.value, SpanEventName.FALLBACK.value
+NAME, SEQ, STATE = Attribute.NAME.value, Attribute.SEQ.value, Attribute.STATE.value
+PREVIOUS_STATE, CAUSE = Attribute.PREVIOUS_STATE.value, Attribute.CAUSE.value
+OUTCOME, DURATION = Attribute.OUTCOME.value, Attribute.DURATION.value
+SLOW, LATE = Attribute.SLOW.value, Attribute.LATE.value
+RETRY_AFTER, ENFORCED = Attribute.RETRY_AFTER.value, Attribute.ENFORCED.value
+OPEN_FOR, FAILURE_RATIO = Attribute.OPEN_FOR.value, Attribute.FAILURE_RATIO.value
+REASON, ERROR_TYPE = Attribute.REASON.value, Attribute.ERROR_TYPE.value
+
+Facts = dict[str, str | int | float | bool]
+
+
+def describe(event: Event) -> tuple[str, Facts]:
     """The name and the attributes of a span event; attributes that say nothing are left out."""
-    facts: dict[str, str | int | float | bool | None] = {
-        Attribute.NAME.value: event.breaker,
-        Attribute.SEQ.value: event.seq,
-    }
     if isinstance(event, CallSettled):
-        name = SpanEventName.CALL
-        facts |= {
-            Attribute.STATE.value: event.state.value,
-            Attribute.OUTCOME.value: event.outcome.value,
-            Attribute.DURATION.value: event.duration,
-            Attribute.ERROR_TYPE.value: event.error,
-            Attribute.SLOW.value: event.slow or None,
-            Attribute.LATE.value: event.late or None,
+        facts: Facts = {
+            NAME: event.breaker,
+            SEQ: event.seq,
+            STATE: event.state._value_,
+            OUTCOME: event.outcome._value_,
+            DURATION: event.duration,
         }
-    elif isinstance(event, CallRejected):
-        name = SpanEventName.REJECTION
-        facts |= {
-            Attribute.STATE.value: event.state.value,
-            Attribute.OUTCOME.value: Outcome.REJECTED.value,
-            Attribute.RETRY_AFTER.value: event.retry_after,
-            Attribute.ENFORCED.value: None if event.enforced else False,
-        }
-    elif isinstance(event, FallbackUsed):
-        name = SpanEventName.FALLBACK
-        facts |= {
-            Attribute.OUTCOME.value: event.outcome.value,
-            Attribute.ERROR_TYPE.value: event.error,
-        }
-    else:
-        name = SpanEventName.STATE_CHANGE
-        facts |= {
-            Attribute.STATE.value: event.new.value,
-            Attribute.PREVIOUS_STATE.value: event.old.value,
-            Attribute.CAUSE.value: event.cause.value,
-            Attribute.OPEN_FOR.value: event.open_for,
-            Attribute.FAILURE_RATIO.value: event.failure_ratio,
-            Attribute.REASON.value: event.reason,
-        }
-    return name.value, {key: value for key, value in facts.items() if value is not None}
+        if event.error is not None:
+            facts[ERROR_TYPE] = event.error
+        if event.slow:
+            facts[SLOW] = True
+        if event.late:
+            facts[LATE] = True
+        return CALL, facts
+    if isinstance(event, CallRejected):
+        return REJECTION, _rejected(event)
+    if isinstance(event, StateChanged):
+        return STATE_CHANGE, _changed(event)
+    return FALLBACK, {
+        NAME: event.breaker,
+        SEQ: event.seq,
+        OUTCOME: event.outcome._value_,
+        ERROR_TYPE: event.error,
+    }
+
+
+def _rejected(event: CallRejected) -> Facts:
+    facts: Facts = {
+        NAME: event.breaker,
+        SEQ: event.seq,
+        STATE: event.state._value_,
+        OUTCOME: Outcome.REJECTED._value_,
+    }
+    if event.retry_after is not None:
+        facts[RETRY_AFTER] = event.retry_after
+    if not event.enforced:
+        facts[ENFORCED] = False
+    return facts
+
+
+def _changed(event: StateChanged) -> Facts:
+    facts: Facts = {
+        NAME: event.breaker,
+        SEQ: event.seq,
+        STATE: event.new._value_,
+        PREVIOUS_STATE: event.old._value_,
+        CAUSE: event.cause._value_,
+    }
+    if event.open_for is not None:
+        facts[OPEN_FOR] = event.open_for
+    if event.failure_ratio is not None:
+        facts[FAILURE_RATIO] = event.failure_ratio
+    if event.reason is not None:
+        facts[REASON] = event.reason
+    return facts
