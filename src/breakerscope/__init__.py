@@ -20,6 +20,7 @@ from breakerscope.fallback import FallbackError
 from breakerscope.gate import CircuitBreakerOpenError, Clock
 from breakerscope.hub import Subscription, SubscriptionError
 from breakerscope.instrument import (
+    EventRoute,
     SpanPolicy,
     Telemetry,
     TelemetryError,
@@ -42,6 +43,8 @@ from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
 from breakerscope.snapshots import SnapshotError
+from breakerscope.telemetry.missing import MissingExtraError
+from breakerscope.telemetry.spans import internal_span
 
 __all__ = [
     "BreakerNameError",
@@ -58,11 +61,13 @@ __all__ = [
     "ConfigError",
     "ContradictionError",
     "Event",
+    "EventRoute",
     "FallbackError",
     "FallbackUsed",
     "Figures",
     "Guard",
     "LimitError",
+    "MissingExtraError",
     "Outcome",
     "Policy",
     "PolicyError",
@@ -82,6 +87,7 @@ __all__ = [
     "get_breaker",
     "http_retry_after",
     "instrumented_breaker",
+    "internal_span",
     "remove_breaker",
     "setup_telemetry",
     "subscribe",

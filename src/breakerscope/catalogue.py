@@ -220,6 +220,12 @@ class SpanEventName(StrEnum):
     FALLBACK = "circuit_breaker.fallback"
 
 
+class SpanName(StrEnum):
+    """How spans of our own begin; the name of the breaker follows."""
+
+    CALL = "circuit_breaker"
+
+
 class Attribute(StrEnum):
     """The attributes of span events. Times are seconds, ratios run from 0 to 1."""
 

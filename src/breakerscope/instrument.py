@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SpanPolicy = Literal["all", "non_success", "off"]
 SPAN_POLICIES: tuple[SpanPolicy, ...] = ("all", "non_success", "off")
+EventRoute = Literal["span", "log", "both"]
+EVENT_ROUTES: tuple[EventRoute, ...] = ("span", "log", "both")
 
 
 class BreakerOptions(TypedDict, total=False):
@@ -191,6 +193,7 @@ def setup_telemetry(
     logs: bool = True,
     metrics: bool = True,
     traces: bool | SpanPolicy = True,
+    events: EventRoute = "span",
     registry: CollectorRegistry | None = None,
 ) -> Telemetry:
     """Say where the telemetry of all breakers goes, those that exist and those to come.
@@ -198,19 +201,31 @@ def setup_telemetry(
     `logs`: structlog, or `logging.getLogger("breakerscope")` where structlog is not configured.
     `metrics`: a collector in `registry`, by default in prometheus_client's default registry.
     `traces`: events on the current OpenTelemetry span: "all" (the same as True), "non_success", or
-    "off" (the same as False). A second call replaces the first set-up. Returns a handle to undo
-    it. Thread-safe. Raises TelemetryError for an unknown policy, DuplicateMetricError for a clash
-    of metric names.
+    "off" (the same as False). `events`: whether these are events on the span ("span"), log-based
+    OpenTelemetry events ("log"), or "both".
+
+    A second call replaces the first set-up. Returns a handle to undo it. Thread-safe. Raises
+    TelemetryError for an unknown policy or route, DuplicateMetricError for a clash of metric names,
+    MissingExtraError where a library is missing or too old.
     """
     global _telemetry, _was_set_up
     span_policy = _span_policy(traces)
+    if events not in EVENT_ROUTES:
+        raise TelemetryError(f"events={events!r}: allowed are {', '.join(EVENT_ROUTES)}")
     with _lock:
         if _telemetry is not None:
             _telemetry.close()
         undo: list[Callable[[], object]] = []
         made = Telemetry(undo, logs=logs, metrics=metrics, traces=span_policy)
         try:
-            _attach(undo, logs=logs, metrics=metrics, span_policy=span_policy, registry=registry)
+            _attach(
+                undo,
+                logs=logs,
+                metrics=metrics,
+                span_policy=span_policy,
+                events=events,
+                registry=registry,
+            )
         except BaseException:
             made.close()
             raise
@@ -233,6 +248,7 @@ def _attach(
     logs: bool,
     metrics: bool,
     span_policy: SpanPolicy,
+    events: EventRoute,
     registry: CollectorRegistry | None,
 ) -> None:
     if metrics:
@@ -246,7 +262,7 @@ def _attach(
     if span_policy != "off":
         from breakerscope.telemetry import traces as opentelemetry
 
-        spans = opentelemetry.attach(default_hub, policy=span_policy)
+        spans = opentelemetry.attach(default_hub, policy=span_policy, events=events)
         undo.append(lambda: opentelemetry.detach(default_hub, spans))
     if logs:
         from breakerscope.telemetry import logs as structlog

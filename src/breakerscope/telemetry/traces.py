@@ -1,37 +1,66 @@
-"""OpenTelemetry: events on the span that is current when a call ends. No span of our own.
+"""OpenTelemetry: events on the span that is current when a call ends. No span of our own here.
 
 The status of a span that is not ours is never touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from breakerscope.catalogue import Attribute, SpanEventName, TraceKey
-from breakerscope.events import CallRejected, CallSettled, Event, Outcome, StateChanged
-from breakerscope.hub import Hub, Subscription
+from breakerscope.events import (
+    CallRejected,
+    CallSettled,
+    Event,
+    EventType,
+    FallbackUsed,
+    Outcome,
+    StateChanged,
+)
+from breakerscope.hub import Guard, Hub, SubscribeOptions, Subscription
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
+    from breakerscope.telemetry.links import Links
 
-def attach(hub: Hub, *, policy: str) -> Subscription:
+
+def attach(hub: Hub, *, policy: str, events: str = "span") -> tuple[Subscription, ...]:
     """Put the events of all breakers on the current span, if it is recording.
 
-    `policy`: "all", or "non_success" (calls that succeeded are left out).
+    `policy`: "all", or "non_success" (calls that succeeded are left out). `events`: "span", "log"
+    (log-based events instead), or "both". Raises MissingExtraError for logs and an old API.
     """
-    current, ids = current_context(), trace_ids(sampled_only=True)
-    hub.trace_ids = lambda: ids() if current() else None
+    from breakerscope.telemetry.links import Links
+
+    current, ids, links = current_context(), trace_ids(sampled_only=True), Links()
     outcomes = set(Outcome) if policy == "all" else set(Outcome) - {Outcome.SUCCESS}
-    return hub.subscribe(
-        _listener(current), name="opentelemetry", inline=True, outcomes=outcomes, when=current
-    )
+    made: list[Subscription] = []
+    if events != "span":
+        from breakerscope.telemetry import otel_logs
+
+        made.append(otel_logs.attach(hub, outcomes=outcomes))
+    # A change of state is heard without a span too: the opening before it is no longer the last.
+    when: dict[EventType, Guard] = dict.fromkeys((CallSettled, CallRejected, FallbackUsed), current)
+    options: SubscribeOptions = {
+        "name": "opentelemetry",
+        "inline": True,
+        "outcomes": outcomes,
+        "when": when,
+    }
+    if events == "log":
+        made.append(hub.subscribe(links, StateChanged, CallRejected, **options))
+    else:
+        made.append(hub.subscribe(_listener(current, links), **options))
+    hub.trace_ids = lambda: ids() if current() else None
+    return tuple(made)
 
 
-def detach(hub: Hub, subscription: Subscription) -> None:
+def detach(hub: Hub, subscriptions: Iterable[Subscription]) -> None:
     """Undo `attach`."""
-    subscription.close()
+    for subscription in subscriptions:
+        subscription.close()
     hub.trace_ids = None
 
 
@@ -71,7 +100,7 @@ def current_context() -> Callable[[], Context]:
     return context.get_current
 
 
-def _listener(current: Callable[[], Context]) -> Callable[[Event], None]:
+def _listener(current: Callable[[], Context], links: Links) -> Callable[[Event], None]:
     from opentelemetry.trace import get_current_span
 
     def add_span_event(event: Event) -> None:
@@ -79,6 +108,8 @@ def _listener(current: Callable[[], Context]) -> Callable[[Event], None]:
         if span.is_recording():
             name, facts = describe(event)
             span.add_event(name, facts)
+        if event.__class__ is not CallSettled:
+            links(event)
 
     return add_span_event
 
