@@ -20,6 +20,17 @@ class Kind(StrEnum):
     HISTOGRAM = "histogram"
 
 
+UCUM_UNITS = {
+    "calls": "{call}",
+    "changes": "{change}",
+    "errors": "{error}",
+    "events": "{event}",
+    "seconds": "s",
+    "unix seconds": "s",
+}
+"""Units in words, as OpenTelemetry writes them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """A label of a metric. `values` are all it can have; None where that is not fixed."""
@@ -43,6 +54,22 @@ class Metric:
     def family(self) -> str:
         """The name without the suffix that Prometheus gives to counters."""
         return self.name.removesuffix("_total")
+
+    @property
+    def instrument(self) -> str:
+        """The name in OpenTelemetry, which keeps the unit apart.
+
+        A counter of seconds keeps it in the name: without, it would be called as a gauge is.
+        """
+        stem = self.family.removeprefix("circuit_breaker_")
+        if self.kind is not Kind.COUNTER:
+            stem = stem.removesuffix("_seconds")
+        return f"circuit_breaker.{stem}"
+
+    @property
+    def ucum_unit(self) -> str:
+        """The unit as OpenTelemetry writes it. A ratio has none: with "1" some add a suffix."""
+        return UCUM_UNITS.get(self.unit, "")
 
     @property
     def label_names(self) -> tuple[str, ...]:

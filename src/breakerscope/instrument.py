@@ -20,6 +20,7 @@ from breakerscope.policy import Policy
 from breakerscope.registry import default_registry
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
     from prometheus_client import CollectorRegistry
 
 SpanPolicy = Literal["all", "non_success", "off"]
@@ -194,7 +195,9 @@ def setup_telemetry(
     metrics: bool = True,
     traces: bool | SpanPolicy = True,
     events: EventRoute = "span",
+    otel_metrics: bool = False,
     registry: CollectorRegistry | None = None,
+    meter_provider: MeterProvider | None = None,
 ) -> Telemetry:
     """Say where the telemetry of all breakers goes, those that exist and those to come.
 
@@ -202,7 +205,9 @@ def setup_telemetry(
     `metrics`: a collector in `registry`, by default in prometheus_client's default registry.
     `traces`: events on the current OpenTelemetry span: "all" (the same as True), "non_success", or
     "off" (the same as False). `events`: whether these are events on the span ("span"), log-based
-    OpenTelemetry events ("log"), or "both".
+    OpenTelemetry events ("log"), or "both". `otel_metrics`: the same metrics through OpenTelemetry
+    as well, by `meter_provider` or else the global one; naming a provider asks for them. For the
+    histogram of durations see `with_durations`.
 
     A second call replaces the first set-up. Returns a handle to undo it. Thread-safe. Raises
     TelemetryError for an unknown policy or route, DuplicateMetricError for a clash of metric names,
@@ -224,7 +229,9 @@ def setup_telemetry(
                 metrics=metrics,
                 span_policy=span_policy,
                 events=events,
+                otel_metrics=otel_metrics or meter_provider is not None,
                 registry=registry,
+                meter_provider=meter_provider,
             )
         except BaseException:
             made.close()
@@ -249,7 +256,9 @@ def _attach(
     metrics: bool,
     span_policy: SpanPolicy,
     events: EventRoute,
+    otel_metrics: bool,
     registry: CollectorRegistry | None,
+    meter_provider: MeterProvider | None,
 ) -> None:
     if metrics:
         from prometheus_client import REGISTRY
@@ -259,6 +268,10 @@ def _attach(
         target = REGISTRY if registry is None else registry
         collector = prometheus.attach(target, default_registry, default_hub)
         undo.append(lambda: target.unregister(collector))
+    if otel_metrics:
+        from breakerscope.telemetry import otel_metrics as otel
+
+        undo.append(otel.attach(meter_provider, default_registry, default_hub).detach)
     if span_policy != "off":
         from breakerscope.telemetry import traces as opentelemetry
 
