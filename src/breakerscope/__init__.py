@@ -23,7 +23,6 @@ from breakerscope.instrument import (
     EventRoute,
     SpanPolicy,
     Telemetry,
-    TelemetryError,
     breakers,
     breakers_per,
     configure,
@@ -43,7 +42,7 @@ from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
 from breakerscope.snapshots import SnapshotError
-from breakerscope.telemetry.missing import MissingExtraError
+from breakerscope.telemetry.errors import MissingExtraError, TelemetryError
 from breakerscope.telemetry.spans import internal_span
 
 __all__ = [

@@ -206,7 +206,8 @@ EVENTS_DROPPED = Metric(
     Kind.COUNTER,
     (LISTENER,),
     "events",
-    "Events that did not reach a listener: its queue was full, or it caused them itself.",
+    "Events that did not arrive: the queue was full, the listener caused them itself, or their"
+    " export failed.",
 )
 LISTENER_ERRORS = Metric(
     "circuit_breaker_listener_errors_total",

@@ -18,10 +18,13 @@ from breakerscope.ledger import DEFAULT_BUCKETS
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
 from breakerscope.policy import Policy
 from breakerscope.registry import default_registry
+from breakerscope.telemetry.errors import MissingExtraError, TelemetryError
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from prometheus_client import CollectorRegistry
+
+    from breakerscope.telemetry.otlp import Otlp
 
 SpanPolicy = Literal["all", "non_success", "off"]
 SPAN_POLICIES: tuple[SpanPolicy, ...] = ("all", "non_success", "off")
@@ -185,10 +188,6 @@ _telemetry: Telemetry | None = None
 _was_set_up = False
 
 
-class TelemetryError(ValueError):
-    """A telemetry set-up cannot be. The message names the setting and what is allowed."""
-
-
 def setup_telemetry(
     *,
     logs: bool = True,
@@ -196,6 +195,7 @@ def setup_telemetry(
     traces: bool | SpanPolicy = True,
     events: EventRoute = "span",
     otel_metrics: bool = False,
+    otlp: bool = False,
     registry: CollectorRegistry | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> Telemetry:
@@ -207,11 +207,13 @@ def setup_telemetry(
     "off" (the same as False). `events`: whether these are events on the span ("span"), log-based
     OpenTelemetry events ("log"), or "both". `otel_metrics`: the same metrics through OpenTelemetry
     as well, by `meter_provider` or else the global one; naming a provider asks for them. For the
-    histogram of durations see `with_durations`.
+    histogram of durations see `with_durations`. `otlp`: export by OTLP what the application has set
+    no provider of its own for: all spans of the process, and log-based events and metrics where
+    they are asked for. The standard `OTEL_…` variables say where to; closing sends what waits.
 
     A second call replaces the first set-up. Returns a handle to undo it. Thread-safe. Raises
-    TelemetryError for an unknown policy or route, DuplicateMetricError for a clash of metric names,
-    MissingExtraError where a library is missing or too old.
+    TelemetryError for an unknown policy, route or OTLP protocol, DuplicateMetricError for a clash
+    of metric names, MissingExtraError where a library is missing or too old.
     """
     global _telemetry, _was_set_up
     span_policy = _span_policy(traces)
@@ -230,6 +232,7 @@ def setup_telemetry(
                 span_policy=span_policy,
                 events=events,
                 otel_metrics=otel_metrics or meter_provider is not None,
+                otlp=otlp,
                 registry=registry,
                 meter_provider=meter_provider,
             )
@@ -257,9 +260,26 @@ def _attach(
     span_policy: SpanPolicy,
     events: EventRoute,
     otel_metrics: bool,
+    otlp: bool,
     registry: CollectorRegistry | None,
     meter_provider: MeterProvider | None,
 ) -> None:
+    exporting = None
+    if otlp:
+        exporting = _export_by_otlp(
+            log_events=events != "span" and span_policy != "off",
+            otel_metrics=otel_metrics and meter_provider is None,
+        )
+        undo.append(exporting.shutdown)
+    if otel_metrics:
+        from breakerscope.telemetry import otel_metrics as otel
+
+        if meter_provider is None and exporting is not None:
+            meter_provider = exporting.meter_provider
+        undo.append(otel.attach(meter_provider, default_registry, default_hub).detach)
+    if exporting is not None:
+        # Before the instruments fall silent, and after the last event.
+        undo.append(exporting.flush)
     if metrics:
         from prometheus_client import REGISTRY
 
@@ -268,10 +288,6 @@ def _attach(
         target = REGISTRY if registry is None else registry
         collector = prometheus.attach(target, default_registry, default_hub)
         undo.append(lambda: target.unregister(collector))
-    if otel_metrics:
-        from breakerscope.telemetry import otel_metrics as otel
-
-        undo.append(otel.attach(meter_provider, default_registry, default_hub).detach)
     if span_policy != "off":
         from breakerscope.telemetry import traces as opentelemetry
 
@@ -282,6 +298,14 @@ def _attach(
 
         subscription = structlog.attach(default_hub)
         undo.append(lambda: subscription.close(wait=CLOSE_SECONDS))
+
+
+def _export_by_otlp(*, log_events: bool, otel_metrics: bool) -> Otlp:
+    try:
+        from breakerscope.telemetry.otlp import set_up
+    except ImportError as error:
+        raise MissingExtraError("otlp=True", str(error.name), "'breakerscope[otlp]'") from error
+    return set_up(default_hub, log_events=log_events, otel_metrics=otel_metrics)
 
 
 def _set_up_once() -> None:

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from typing import Any
 
 from breakerscope.events import CallRejected, CallSettled, Event, Outcome, State, StateChanged
-from breakerscope.hub import Guard, Hub, Subscription
-from breakerscope.telemetry.missing import MissingExtraError
+from breakerscope.hub import Hub, Subscription
+from breakerscope.telemetry.errors import MissingExtraError
 from breakerscope.telemetry.traces import current_context, describe
 
 NEEDED = "1.38"
@@ -30,14 +30,9 @@ def attach(hub: Hub, *, outcomes: Collection[Outcome]) -> Subscription:
     The name and the attributes are those of the span event; the ids of the current span, if there
     is one, are in the record. Raises MissingExtraError for an API that is too old.
     """
-    logger = _logger()
-    options = {} if (enabled := _enabled(logger)) is None else {"when": enabled}
+    # No guard: whether a logger is enabled, the SDK asks of foreign processors, and they may raise.
     return hub.subscribe(
-        _listener(logger),
-        name="opentelemetry-logs",
-        inline=True,
-        outcomes=outcomes,
-        **options,  # type: ignore[arg-type]
+        _listener(_logger()), name="opentelemetry-logs", inline=True, outcomes=outcomes
     )
 
 
@@ -51,11 +46,6 @@ def _logger() -> Any:
         f"opentelemetry-api {NEEDED} or newer, found {version('opentelemetry-api')}",
         f"'opentelemetry-api>={NEEDED}'",
     )
-
-
-def _enabled(logger: Any) -> Guard | None:
-    """Says whether a record would go anywhere, where the API can tell."""
-    return getattr(logger, "enabled", None)
 
 
 def _listener(logger: Any) -> Callable[[Event], None]:

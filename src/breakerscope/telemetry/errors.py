@@ -1,4 +1,8 @@
-"""The error for a library that is not installed, or too old."""
+"""What can be wrong with a telemetry set-up."""
+
+
+class TelemetryError(ValueError):
+    """A telemetry set-up cannot be. The message names the setting and what is allowed."""
 
 
 class MissingExtraError(ImportError):
