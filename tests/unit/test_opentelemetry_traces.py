@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 from prometheus_client import CollectorRegistry
 
 import breakerscope as bs
+from breakerscope.hub import default_hub
 from breakerscope.telemetry import links
 from tests.unit.support import Boom, fail, fail_times, refused, succeed
 
@@ -250,6 +251,29 @@ def test_the_memory_of_openers_is_bounded(spans: Spans, monkeypatch: pytest.Monk
                 refused(one)
     linked = [of["circuit_breaker.name"] for _, of in links_of(spans.named("victim"))]
     assert linked == ["api 1", "api 2"]
+
+
+# -- what is broken ------------------------------------------------------------------------------
+
+
+def test_broken_spans_and_processors_never_reach_the_call(
+    spans: Spans, log_events: InMemoryLogRecordExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise OSError("of the SDK")
+
+    monkeypatch.setattr(log_events, "export", broken)
+    monkeypatch.setattr(Span, "add_event", broken)
+    monkeypatch.setattr(Span, "add_link", broken)
+    before = default_hub.errors().get("opentelemetry", 0)
+    with set_up(events="both"):
+        payments = breaker()
+        with spans.tracer.start_as_current_span("opener"):
+            assert payments.call(succeed) == "fine"
+            payments.force_open("by hand")
+        with spans.tracer.start_as_current_span("victim"):
+            refused(payments)
+    assert default_hub.errors()["opentelemetry"] == before + 3
 
 
 # -- spans of our own -----------------------------------------------------------------------------
