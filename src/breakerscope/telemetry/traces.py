@@ -105,11 +105,13 @@ def _listener(current: Callable[[], Context], links: Links) -> Callable[[Event],
 
     def add_span_event(event: Event) -> None:
         span = get_current_span(current())
+        if type(event) is CallSettled:
+            if span.is_recording():
+                span.add_event(CALL, _settled(event))
+            return
         if span.is_recording():
-            name, facts = describe(event)
-            span.add_event(name, facts)
-        if event.__class__ is not CallSettled:
-            links(event)
+            span.add_event(*describe(event))
+        links(event)
 
     return add_span_event
 
@@ -131,20 +133,7 @@ Facts = dict[str, str | int | float | bool]
 def describe(event: Event) -> tuple[str, Facts]:
     """The name and the attributes of a span event; attributes that say nothing are left out."""
     if isinstance(event, CallSettled):
-        facts: Facts = {
-            NAME: event.breaker,
-            SEQ: event.seq,
-            STATE: event.state._value_,
-            OUTCOME: event.outcome._value_,
-            DURATION: event.duration,
-        }
-        if event.error is not None:
-            facts[ERROR_TYPE] = event.error
-        if event.slow:
-            facts[SLOW] = True
-        if event.late:
-            facts[LATE] = True
-        return CALL, facts
+        return CALL, _settled(event)
     if isinstance(event, CallRejected):
         return REJECTION, _rejected(event)
     if isinstance(event, StateChanged):
@@ -155,6 +144,23 @@ def describe(event: Event) -> tuple[str, Facts]:
         OUTCOME: event.outcome._value_,
         ERROR_TYPE: event.error,
     }
+
+
+def _settled(event: CallSettled) -> Facts:
+    facts: Facts = {
+        NAME: event.breaker,
+        SEQ: event.seq,
+        STATE: event.state._value_,
+        OUTCOME: event.outcome._value_,
+        DURATION: event.duration,
+    }
+    if event.error is not None:
+        facts[ERROR_TYPE] = event.error
+    if event.slow:
+        facts[SLOW] = True
+    if event.late:
+        facts[LATE] = True
+    return facts
 
 
 def _rejected(event: CallRejected) -> Facts:
