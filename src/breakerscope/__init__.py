@@ -22,16 +22,12 @@ from breakerscope.fallback import FallbackError
 from breakerscope.gate import CircuitBreakerOpenError, Clock
 from breakerscope.hub import Subscription, SubscriptionError
 from breakerscope.instrument import (
-    SpanPolicy,
-    Telemetry,
     breakers,
     breakers_per,
     configure,
-    flush,
     get_breaker,
     instrumented_breaker,
     remove_breaker,
-    setup_telemetry,
     subscribe,
     to_jsonl,
 )
@@ -43,8 +39,10 @@ from breakerscope.protect import Guard
 from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
+from breakerscope.setup import EventRoute, SpanPolicy, Telemetry, flush, setup_telemetry
 from breakerscope.snapshots import SnapshotError
-from breakerscope.telemetry.settings import LabelError, TelemetryError
+from breakerscope.telemetry.errors import MissingExtraError, TelemetryError
+from breakerscope.telemetry.settings import LabelError
 
 if TYPE_CHECKING:
     from breakerscope.codec import (
@@ -57,6 +55,7 @@ if TYPE_CHECKING:
     )
     from breakerscope.streams import AsyncStream, Recent, Stream, astream, recent, stream
     from breakerscope.telemetry.log_settings import LogLevel, LogSettingsError
+    from breakerscope.telemetry.spans import internal_span
 
 __all__ = [
     "AsyncStream",
@@ -75,6 +74,7 @@ __all__ = [
     "ContradictionError",
     "Event",
     "EventFormatError",
+    "EventRoute",
     "FallbackError",
     "FallbackUsed",
     "Figures",
@@ -83,6 +83,7 @@ __all__ = [
     "LimitError",
     "LogLevel",
     "LogSettingsError",
+    "MissingExtraError",
     "Outcome",
     "Policy",
     "PolicyError",
@@ -110,6 +111,7 @@ __all__ = [
     "get_breaker",
     "http_retry_after",
     "instrumented_breaker",
+    "internal_span",
     "recent",
     "remove_breaker",
     "setup_telemetry",
@@ -129,6 +131,7 @@ _AT_FIRST_USE = {
     ),
     "streams": ("AsyncStream", "Recent", "Stream", "astream", "recent", "stream"),
     "telemetry.log_settings": ("LogLevel", "LogSettingsError"),
+    "telemetry.spans": ("internal_span",),
 }
 """What most programs do not need is imported when they ask for it: the import should be quick."""
 

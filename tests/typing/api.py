@@ -59,6 +59,10 @@ async def fall_back() -> None:
 
 async def use() -> None:
     assert_type(breaker.protect(plain)(1), str)
+    assert_type(bs.internal_span(breaker)(plain)(1, note="n"), str)
+    assert_type(bs.setup_telemetry(events="both", otel_metrics=True, otlp=True), bs.Telemetry)
+    bs.setup_telemetry(events="trace")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await bs.internal_span(breaker)(coroutine)(1), float)
     assert_type(bs.breakers_per("host", limit=10)("a"), bs.CircuitBreaker)
     assert_type(plain(1, note="n"), str)
     assert_type(await coroutine(1), float)

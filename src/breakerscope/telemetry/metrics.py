@@ -111,6 +111,10 @@ class BreakerCollector:
 
     def collect(self) -> Iterable[Family]:
         """All series of all breakers, each read once."""
+        return self.families().values()
+
+    def families(self) -> dict[Metric, Family]:
+        """The same, by the metrics of the catalogue."""
         from prometheus_client.samples import Sample
 
         families = {part.metric: self._family(part.metric) for part in PARTS}
@@ -134,7 +138,7 @@ class BreakerCollector:
                 )
                 for listener, count in counts.items()
             ]
-        return families.values()
+        return families
 
     def _divide(self) -> list[CircuitBreaker]:
         """The breakers with series of their own. The others are added to their sum.

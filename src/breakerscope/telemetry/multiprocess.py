@@ -25,8 +25,9 @@ from breakerscope import catalogue
 from breakerscope.catalogue import Kind
 from breakerscope.hub import Hub
 from breakerscope.registry import Registry
+from breakerscope.telemetry.errors import TelemetryError
 from breakerscope.telemetry.series import PARTS_TO_MERGE, Layout
-from breakerscope.telemetry.settings import MetricsSettings, TelemetryError
+from breakerscope.telemetry.settings import MetricsSettings
 from breakerscope.telemetry.totals import Place, Totals
 
 PUSH_SECONDS = 0.1

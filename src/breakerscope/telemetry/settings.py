@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from breakerscope.telemetry.errors import TelemetryError
+
 OTHER = "_OTHER"
 """The label `breaker` of the sum of all breakers beyond the cap."""
 
@@ -21,10 +23,6 @@ carry (a second, ten megabytes of text).
 
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _PREFIX = re.compile(r"[a-zA-Z]([a-zA-Z0-9_]*[a-zA-Z0-9])?")
-
-
-class TelemetryError(ValueError):
-    """A telemetry set-up cannot be. The message names the setting and what is allowed."""
 
 
 class LabelError(TelemetryError):
