@@ -26,6 +26,7 @@ from contextvars import Context
 from queue import SimpleQueue
 from threading import get_ident
 from traceback import extract_tb
+from types import BuiltinMethodType, MethodWrapperType
 from typing import Any, Protocol, Self, TypedDict, Unpack
 
 from breakerscope.classify import error_name
@@ -75,7 +76,7 @@ class SubscribeFilter(TypedDict, total=False):
     """Only `CallSettled` events with these outcomes."""
     when: Guard | Mapping[EventType, Guard]
     """Only if this returns a true value in the thread of the call: one guard for all types, or
-    guards for some of them. Must be cheap and must not raise."""
+    guards for some of them. Must be cheap; one that raises says no, and is counted."""
     every: float
     """At most one `CallRejected` of each breaker in so many seconds, the first one at once."""
 
@@ -107,14 +108,28 @@ class Subscription:
         self.inline = options.get("inline", False)
         self.outcomes = frozenset(options.get("outcomes", Outcome))
         when = options.get("when")
-        self.guards: Mapping[EventType, Guard] = (
-            when if isinstance(when, Mapping) else dict.fromkeys(types, when) if when else {}
-        )
+        by_type = when if isinstance(when, Mapping) else dict.fromkeys(types, when) if when else {}
+        guards = {guard: self._checked(guard) for guard in by_type.values()}
+        self.guards: Mapping[EventType, Guard] = {t: guards[by_type[t]] for t in by_type}
         self.every = options.get("every", 0.0)
         self._hub = hub
         self._listener = listener
         self._queue_size = options.get("queue_size", DEFAULT_QUEUE_SIZE)
         self.start_over()
+
+    def _checked(self, guard: Guard) -> Guard:
+        """The guard as one that cannot raise. What C code made cannot, and asks no frame."""
+        if isinstance(guard, BuiltinMethodType | MethodWrapperType):
+            return guard
+
+        def checked() -> object:
+            try:
+                return guard()
+            except Exception as error:
+                self._hub.count_error(self.name, error)
+                return False
+
+        return checked
 
     def start_over(self) -> None:
         """Begin with an empty queue and no thread."""

@@ -9,10 +9,17 @@ from contextvars import ContextVar
 
 import pytest
 
-from breakerscope.events import CallRejected, CallSettled, Event, Outcome, StateChanged
+from breakerscope.events import (
+    CallRejected,
+    CallSettled,
+    Event,
+    Outcome,
+    State,
+    StateChanged,
+)
 from breakerscope.hub import Hub, SubscriptionError
 from breakerscope.testing import FakeClock, capture_events
-from tests.unit.support import fail_times, make_breaker, refused, succeed
+from tests.unit.support import Boom, fail_times, make_breaker, refused, succeed
 
 WAIT = 10.0
 
@@ -39,6 +46,23 @@ def test_a_sleeping_listener_does_not_hold_up_calls() -> None:
     assert len(heard) + dropped == 20
     assert dropped in (14, 15)
     assert heard == list(range(1, len(heard) + 1))
+
+
+def test_a_guard_that_raises_says_no() -> None:
+    hub = Hub()
+    breaker = make_breaker(hub=hub, consecutive_failures=2)
+    heard: list[Event] = []
+
+    def broken() -> bool:
+        raise Boom
+
+    hub.subscribe(heard.append, name="guarded", inline=True, when=broken)
+    assert breaker.call(succeed) == "fine"
+    fail_times(breaker, 2)
+    assert refused(breaker).state is State.OPEN
+    assert heard == []
+    # One success, two failures, a change of state and a refusal; a guard may be asked twice.
+    assert 5 <= hub.errors()["guarded"] <= 10
 
 
 def test_a_stream_that_a_garbage_collection_ends() -> None:

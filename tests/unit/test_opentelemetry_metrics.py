@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -225,22 +226,28 @@ def broken() -> str:
     raise Boom
 
 
-def test_both_routes_tell_the_same_names_labels_and_values() -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"prefix": "shop", "labels": {"team": "checkout"}, "max_breakers": 1}],
+    ids=["as they are", "prefix, labels and cap"],
+)
+def test_both_routes_tell_the_same_names_labels_and_values(settings: dict[str, Any]) -> None:
     direct, through_otel = CollectorRegistry(), CollectorRegistry()
     reader = with_durations(PrometheusMetricReader)(
         registry=through_otel, disable_target_info=True, scope_info_enabled=False
     )
     provider = MeterProvider(metric_readers=[reader])
-    with bs.setup_telemetry(registry=direct, meter_provider=provider):
+    with bs.setup_telemetry(registry=direct, meter_provider=provider, **settings):
         all_outcomes(FakeClock())
         ours, theirs = by_name(direct), by_name(through_otel)
+    prefix = "shop_" if settings else ""
     outcomes = {
         dict(labels)["outcome"]: value
-        for (_, labels), value in samples(ours["circuit_breaker_calls"]).items()
+        for (_, labels), value in samples(ours[f"{prefix}circuit_breaker_calls"]).items()
         if dict(labels)["breaker"] == NAME
     }
     assert outcomes == {"success": 10, "failure": 2, "ignored": 1, "cancelled": 1, "rejected": 1}
-    assert set(theirs) == {metric.family for metric in catalogue.METRICS}
+    assert set(theirs) == {prefix + metric.family for metric in catalogue.METRICS}
     for name, family in theirs.items():
         assert (family.type, family.documentation) == (ours[name].type, ours[name].documentation)
         # The SDK takes no NaN: a ratio that is not known has no series there.
