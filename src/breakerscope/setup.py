@@ -220,5 +220,5 @@ def _attach_traces(undo: Undo, policy: SpanPolicy, events: EventRoute) -> None:
 def _attach_logs(undo: Undo, settings: LogSettings) -> None:
     from breakerscope.telemetry import logs
 
-    subscription = logs.attach(default_hub, settings)
-    undo.append(lambda: subscription.close(wait=CLOSE_SECONDS))
+    lines = logs.attach(default_hub, settings)
+    undo.append(lambda: lines.close(default_registry, wait=CLOSE_SECONDS))

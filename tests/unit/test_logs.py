@@ -163,6 +163,22 @@ def test_the_lines_about_rejections_add_up() -> None:
     assert rejections == [1] * 5
 
 
+@pytest.mark.parametrize("shadow", [False, True])
+def test_the_end_tells_the_rejections_that_no_line_has_told(shadow: bool) -> None:
+    with logged() as lines:
+        policy: dict[str, Any] = {"consecutive_failures": 1, "open_for": 60.0, "shadow": shadow}
+        breaker = bs.instrumented_breaker("payment_api", **policy)
+        bs.instrumented_breaker("idle", **policy)
+        fail_times(breaker, 1)
+        for _ in range(5):
+            with suppress(bs.CircuitBreakerOpenError):
+                breaker.call(succeed)
+    assert told(lines, "breaker", "state", "rejections")[-2:] == [
+        ("call_rejected", "payment_api", "open", 1),
+        ("call_rejected", "payment_api", "open", 4),
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -3,17 +3,19 @@
 An application that has configured structlog gets the lines through its own processors. In any other
 the lines go to `logging.getLogger("breakerscope")`, which says nothing unless somebody listens.
 Rejections: the first one at once, then one line for each interval. `rejections` says how many
-calls a line stands for, so the lines of a breaker always add up to the calls it refused. Other
+calls a line stands for. What no line has told yet is told when the state changes, or at the end, so
+the lines of a breaker add up to the calls it refused. Other
 lines can be sampled: of each kind and breaker the first one is written, then every so many-th.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, TypeVar
 
+from breakerscope.breaker import CircuitBreaker
 from breakerscope.catalogue import LogEvent, LogKey
 from breakerscope.events import (
     CallRejected,
@@ -52,11 +54,12 @@ OF_TYPE: Mapping[EventType, tuple[LogEvent, ...]] = {
 }
 
 
-def attach(hub: Hub, settings: LogSettings) -> Subscription:
+def attach(hub: Hub, settings: LogSettings) -> Attached:
     """Log the events of all breakers, from a thread of its own and in the context of the call."""
     types = [t for t, names in OF_TYPE.items() if any(settings.level(n) != OFF for n in names)]
-    return hub.subscribe(
-        _Writer(settings),
+    writer = _Writer(settings)
+    subscription = hub.subscribe(
+        writer,
         # With no type named, the hub would take all of them.
         *(types or [CallSettled]),
         name="structlog",
@@ -64,6 +67,27 @@ def attach(hub: Hub, settings: LogSettings) -> Subscription:
         every=settings.rejections_every,
         when={CallSettled: _calls_are_logged(settings)},
     )
+    return Attached(hub, subscription, writer)
+
+
+class Attached:
+    """The log lines of a process, until `close`."""
+
+    def __init__(self, hub: Hub, subscription: Subscription, writer: _Writer) -> None:
+        self._hub = hub
+        self._subscription = subscription
+        self._writer = writer
+
+    def close(self, breakers: Iterable[CircuitBreaker], wait: float) -> None:
+        """Stop, after the lines of what has happened so far, and the last ones about rejections.
+
+        Waits up to `wait` seconds for them. Closing twice is harmless.
+        """
+        if self._subscription.close(wait):
+            try:
+                self._writer.finish(breakers)
+            except Exception as error:
+                self._hub.count_error(self._subscription.name, error)
 
 
 def _calls_are_logged(settings: LogSettings) -> Guard:
@@ -108,7 +132,7 @@ class _Writer:
         self, event: CallRejected | StateChanged, keys: dict[LogKey, Any]
     ) -> None:
         """The calls refused since the last line about them. A change of state ends the row."""
-        unsaid = self._rejections_since_last_line(event)
+        unsaid = self._since_last_line(event.breaker, event.rejected)
         if not unsaid:
             return
         keys = keys | {LogKey.STATE: _state_of_refusal(event), LogKey.REJECTIONS: unsaid}
@@ -119,11 +143,25 @@ class _Writer:
             }
         self._write(self._settings.level(LogEvent.CALL_REJECTED), LogEvent.CALL_REJECTED, keys)
 
-    def _rejections_since_last_line(self, event: CallRejected | StateChanged) -> int:
-        before = self._rejected_before.pop(event.breaker, 0)
-        _remember(self._rejected_before, event.breaker, event.rejected)
+    def finish(self, breakers: Iterable[CircuitBreaker]) -> None:
+        """What no line has told yet of the rejections of these breakers."""
+        for breaker in breakers:
+            reading = breaker.read()
+            rejected = reading.calls[Outcome.REJECTED] + reading.would_reject
+            if unsaid := self._since_last_line(breaker.name, rejected):
+                keys = {
+                    LogKey.BREAKER: breaker.name,
+                    LogKey.STATE: reading.state.value,
+                    LogKey.REJECTIONS: unsaid,
+                }
+                level = self._settings.level(LogEvent.CALL_REJECTED)
+                self._write(level, LogEvent.CALL_REJECTED, keys)
+
+    def _since_last_line(self, breaker: str, rejected: int) -> int:
+        before = self._rejected_before.pop(breaker, 0)
+        _remember(self._rejected_before, breaker, rejected)
         # A breaker that was made anew under the same name counts from the beginning.
-        return event.rejected - before if event.rejected >= before else event.rejected
+        return rejected - before if rejected >= before else rejected
 
     def _write_sample(self, name: LogEvent, keys: dict[LogKey, Any]) -> None:
         share = self._settings.share(name)
