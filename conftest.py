@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, chdir
+from tempfile import TemporaryDirectory
+
 import pytest
 from sybil import Sybil
 from sybil.integration.pytest import SybilItem
@@ -12,16 +15,27 @@ import breakerscope
 pytest_plugins = ["pytester"]
 
 
-def forget_breakers(_names: dict[str, object]) -> None:
-    """The next document begins without breakers."""
+def enter_folder(names: dict[str, object]) -> None:
+    """What a document writes goes into a folder of its own."""
+    stack = ExitStack()
+    stack.enter_context(chdir(stack.enter_context(TemporaryDirectory())))
+    names["_stack"] = stack
+
+
+def forget(names: dict[str, object]) -> None:
+    """The next document begins without breakers, and elsewhere."""
     for breaker in breakerscope.breakers():
         breakerscope.remove_breaker(breaker.name)
+    stack = names["_stack"]
+    assert isinstance(stack, ExitStack)
+    stack.close()
 
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
     patterns=["*.md"],
-    teardown=forget_breakers,
+    setup=enter_folder,
+    teardown=forget,
 ).pytest()
 
 

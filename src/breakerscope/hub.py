@@ -108,9 +108,7 @@ class Subscription:
         self.inline = options.get("inline", False)
         self.outcomes = frozenset(options.get("outcomes", Outcome))
         when = options.get("when", {})
-        by_type: Mapping[EventType, Guard] = (
-            when if isinstance(when, Mapping) else dict.fromkeys(types, when)
-        )
+        by_type: Mapping[EventType, Guard] = dict.fromkeys(types, when) if callable(when) else when
         guards = {guard: self._checked(guard) for guard in by_type.values()}
         self.guards: Mapping[EventType, Guard] = {t: guards[by_type[t]] for t in by_type}
         self.every = options.get("every", 0.0)
