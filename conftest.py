@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, chdir
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import pytest
 from sybil import Sybil
@@ -26,9 +27,7 @@ def forget(names: dict[str, object]) -> None:
     """The next document begins without breakers, and elsewhere."""
     for breaker in breakerscope.breakers():
         breakerscope.remove_breaker(breaker.name)
-    stack = names["_stack"]
-    assert isinstance(stack, ExitStack)
-    stack.close()
+    cast("ExitStack", names["_stack"]).close()
 
 
 pytest_collect_file = Sybil(
