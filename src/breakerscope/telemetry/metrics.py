@@ -17,12 +17,12 @@ from weakref import WeakKeyDictionary
 from breakerscope import catalogue
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.catalogue import Metric
-from breakerscope.hub import Hub
+from breakerscope.hub import OTHER, Hub
 from breakerscope.reading import Reading
 from breakerscope.registry import Registry
 from breakerscope.telemetry import multiprocess
 from breakerscope.telemetry.series import PARTS, Column, Layout, exemplars_of, shape_of
-from breakerscope.telemetry.settings import OTHER, MetricsSettings
+from breakerscope.telemetry.settings import MetricsSettings
 from breakerscope.telemetry.totals import Place, Totals, labels_of
 
 if TYPE_CHECKING:
