@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from benchmarks.loops import Body, calls
 from benchmarks.rounds import Subject
+from breakerscope.events import CallSettled, CallSettledDraft, Outcome, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,32 @@ def subjects() -> list[Subject]:
         pop()
 
     append, pop = journal.append, journal.pop
+    inside: list[int] = []
+
+    def marked() -> None:
+        me = threading.get_ident()
+        if me not in inside:
+            inside.append(me)
+            inside.remove(me)
+
+    def draft_of_an_event() -> None:
+        event = CallSettledDraft()
+        event.breaker = "a"
+        event.seq = 1
+        event.at = 1.0
+        event.state = State.CLOSED
+        event.outcome = Outcome.SUCCESS
+        event.duration = 1.0
+        event.error = None
+        event.slow = event.late = False
+        event.__class__ = CallSettled
+
+    def packed(*args: object, **kwargs: object) -> None:
+        empty(*args, **kwargs)
+
+    def empty() -> None:
+        pass
+
     steps: dict[str, Body] = {
         "empty function": lambda: None,
         "time.perf_counter()": time.perf_counter,
@@ -56,7 +83,11 @@ def subjects() -> list[Subject]:
         "list append and pop, bound": append_and_pop,
         "bisect_left in 15 bounds": lambda: bisect_left(bounds, 0.01),
         "a context variable's get()": variable.get,
+        "time.time()": time.time,
+        "a call handed on by *args and **kwargs": packed,
         "a frozen dataclass with 4 fields": lambda: _Event("a", 1, 1.0, 1.0),
+        "an event as a draft that is filled and frozen": draft_of_an_event,
+        "a thread marked as inside a listener": marked,
         "prometheus_client: bound Counter.inc()": counter.inc,
         "prometheus_client: bound Histogram.observe()": lambda: histogram.observe(0.01),
     }

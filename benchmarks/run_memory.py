@@ -13,6 +13,7 @@ from prometheus_client import generate_latest
 
 import breakerscope
 from benchmarks import loops, ours, peers
+from breakerscope.telemetry.settings import MAX_BREAKERS
 
 CALLS = 300
 FAILURE_EVERY = 25
@@ -52,12 +53,16 @@ def bytes_per_breaker(number: int) -> dict[str, float]:
     used = allocated()
     for breaker in breakers:
         breaker.read()
+    after_reading = allocated()
+    generate_latest(ours.REGISTRY)
     after_scrape = allocated()
     return {
         "breakers": number,
         "fresh": (fresh - before) / number,
         "after_300_calls": (used - wrapped + fresh - before) / number,
-        "after_300_calls_and_a_scrape": (after_scrape - wrapped + fresh - before) / number,
+        "after_300_calls_and_a_reading": (after_reading - wrapped + fresh - before) / number,
+        "kept_from_scrape_to_scrape_for_each_shown": (after_scrape - after_reading)
+        / min(number, MAX_BREAKERS),
         "each_protected_function": (wrapped - fresh) / number,
     }
 
