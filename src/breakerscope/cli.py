@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from breakerscope.demo import DemoError, Options, start
+from breakerscope.mixin import MixinError, export, load
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -20,9 +22,18 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n")
 
 
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[_Parser]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (None: those of the process). Returns the exit code."""
     arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
     try:
         return start(
             Options(
@@ -42,10 +53,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _export_dashboards(arguments: argparse.Namespace) -> int:
+    try:
+        config = None if arguments.config is None else load(Path(arguments.config))
+        for file in export(Path(arguments.out), config):
+            print(file)
+    except MixinError as error:
+        print(f"breakerscope dashboards export: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
-    defaults = Options()
     parser = _Parser(prog="breakerscope", description=sys.modules["breakerscope"].__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_dashboards(commands)
+    return parser
+
+
+def _add_demo(commands: _Commands) -> None:
+    defaults = Options()
     demo = commands.add_parser(
         "demo",
         help="real traffic through real breakers, with logs, metrics and traces",
@@ -54,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         " counted exactly once everywhere. Exit code 0 if so, 1 if not, 2 for bad input."
         " Spans are exported by OTLP when OTEL_EXPORTER_OTLP_ENDPOINT is set.",
     )
+    demo.set_defaults(run=_demo)
     add = demo.add_argument
     add("--duration", type=float, default=defaults.duration, metavar="SECONDS",
         help="how long the script takes, 3 to 3600 (default: %(default)g)")  # fmt: skip
@@ -69,4 +98,19 @@ def _parser() -> argparse.ArgumentParser:
         help="write the live view as it was at 60 %% of the run, as SVG")  # fmt: skip
     add("--hold", type=float, default=defaults.hold, metavar="SECONDS",
         help="serve /metrics for so long after the table (default: 0)")  # fmt: skip
-    return parser
+
+
+def _add_dashboards(commands: _Commands) -> None:
+    dashboards = commands.add_parser("dashboards", help="Grafana dashboards for these metrics")
+    actions = dashboards.add_subparsers(dest="action", required=True, metavar="ACTION")
+    exported = actions.add_parser(
+        "export",
+        help="write the dashboards as JSON files",
+        description="Write the three dashboards as JSON files that Grafana 11 to 13 imports: all of"
+        " them, or none. With --config they are made for your labels and limits, which takes the"
+        " extra breakerscope[dashboards]. Prints the files. Exit code 2 for bad input.",
+    )
+    exported.set_defaults(run=_export_dashboards)
+    add = exported.add_argument
+    add("--out", required=True, metavar="DIR", help="the folder, which is made if need be")
+    add("--config", metavar="FILE", help="a TOML file; docs/dashboards.md lists its keys")
