@@ -21,7 +21,7 @@ _SPAN = re.compile(r"[1-9][0-9]*[smhdw]")
 _URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 
 
-class MixinError(ValueError):
+class MixinError(Exception):
     """Something about the configuration or the output is wrong. The message is one line."""
 
 
@@ -122,9 +122,8 @@ def _check_selector(config: MixinConfig) -> list[str]:
     try:
         taken = _labels_of(config.selector)
     except ValueError as error:
-        return [
-            f'{wrong}{error}; allowed are matchers of PromQL, such as cluster="eu", team=~"a|b"'
-        ]
+        why = str(error).splitlines()[0]
+        return [f'{wrong}{why}; allowed are matchers of PromQL, such as cluster="eu", team=~"a|b"']
     return [
         f"{wrong}{name} is chosen on the dashboard; allowed are other labels"
         for name in taken

@@ -319,7 +319,7 @@ class Queries:
 
     def _all_series(self) -> str:
         names = "|".join(name for metric in catalogue.METRICS for name in series_of(metric))
-        return f'{{__name__=~"{names}", {self._chosen()}}}'
+        return f'{{{self._chosen()}, __name__=~"{names}"}}'
 
     def series(self) -> str:
         """How many series the library brings."""
