@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from tests.dashboards.grafana import Json, label_values, panels, query_variables
 from tests.dashboards.promql import OWN, RATE_INTERVAL, parse, selectors
 
-UNITS = {"short", "percentunit", "s", "reqps", "cps", "dateTimeAsIso"}
+UNITS = {"short", "percentunit", "s", "reqps", "cps", "cpm", "dateTimeAsIso"}
 """Those of Grafana's units that we use: a typing error is not among them."""
 WITHOUT_QUERIES = {"alertlist"}
 WITHOUT_UNITS = {"alertlist"}

@@ -11,12 +11,15 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
 from breakerscope import catalogue
 from breakerscope.demo.script import SERVICES
 from breakerscope.mixin import MixinConfig, rendered
+from tests.dashboards.draw import GAP, HEAD, KINDS, UNIT, WIDTH, Picture
 from tests.dashboards.grafana import (
     LEGEND_LABEL,
     All,
@@ -25,6 +28,7 @@ from tests.dashboards.grafana import (
     Grafana,
     Json,
     Screen,
+    panels,
     query_variables,
 )
 from tests.dashboards.live import scraped
@@ -72,7 +76,8 @@ def grafana(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grafana]:
             return sum(int(count) == len(BREAKERS) for count in series.values())
 
         wait_until(lambda: processes() == 2, "both processes are scraped")
-        closed_again = 'sum by (breaker, instance) (circuit_breaker_transitions_total{cause="probes_succeeded"})'
+        closings = 'circuit_breaker_transitions_total{cause="probes_succeeded"}'
+        closed_again = f"sum by (breaker, instance) ({closings})"
         busy = 2 * (len(BREAKERS) - 1)
         wait_until(
             lambda: sum(count > 0 for count in prometheus.query(closed_again).values()) >= busy,
@@ -236,11 +241,22 @@ def test_another_name_in_the_catalogue_leaves_panels_empty(
 
 def changed(grafana: Grafana, dashboard: Json, name: str) -> Iterator[Answer]:
     """The answers of the panels that ask for this name."""
-    panels = [each for each in dashboard["panels"] if name in json.dumps(each)]
-    only = {**dashboard, "panels": panels, "annotations": {}}
+    asking = [each for each in dashboard["panels"] if name in json.dumps(each)]
+    only = {**dashboard, "panels": asking, "annotations": {}}
     # The variables ask for names of the catalogue, too: they are left as they are.
     choices: dict[str, Choice] = {"job": All(), "instance": All(), "breaker": All()}
     yield from grafana.answers(only, choices)
+
+
+@pytest.mark.parametrize("file", DASHBOARDS)
+def test_a_preview_can_be_drawn(grafana: Grafana, file: str, tmp_path: Path) -> None:
+    dashboard = DASHBOARDS[file]
+    assert {panel["type"] for panel in panels(dashboard)} <= set(KINDS)
+    picture = tmp_path / "preview.png"
+    Picture(grafana, dashboard, grafana.choices(dashboard, ALL)).save(picture)
+    height, width, _ = imread(picture).shape
+    rows = max(each["gridPos"]["y"] + each["gridPos"]["h"] for each in dashboard["panels"])
+    assert (width, height) == (WIDTH, HEAD + rows * UNIT + GAP)
 
 
 def test_a_legend_that_says_nothing_is_found(grafana: Grafana) -> None:

@@ -8,18 +8,21 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
+from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from breakerscope import catalogue
 from breakerscope.events import Outcome, State
-from breakerscope.mixin import MixinConfig, rendered
+from breakerscope.mixin import MixinConfig, load, rendered
 from breakerscope.mixin.dashboards import BOARDS
 from breakerscope.mixin.queries import Queries, equal, series_of
 from breakerscope.mixin.sdk import JSONEncoder, models
@@ -375,14 +378,93 @@ def test_numbers_of_the_configuration_arrive() -> None:
         top=55,
         time_range="66m",
         refresh="77s",
+        scrape_interval="88s",
         prometheus_datasource="^prod",
         tags=("one", "two"),
     )
     texts = {name: json.dumps(each) for name, each in dashboards(config).items()}
     everywhere = ["now-66m", '"refresh": "77s"', "/^prod/", '["one", "two"]']
     for name, wanted in {
-        "overview.json": [*everywhere, "0.111", "0.222", "0.333", "topk(55,"],
+        "overview.json": [*everywhere, "0.111", "0.222", "0.333", "topk(55,", '"step": "88s"'],
         "breaker.json": [*everywhere, "0.111", "0.222"],
         "telemetry.json": [*everywhere, "444", "topk(55,"],
     }.items():
         assert [text for text in wanted if text not in texts[name]] == []
+
+
+# -- documents -------------------------------------------------------------------------------------
+
+
+def test_the_document_lists_every_key_with_its_default() -> None:
+    text = (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \|", text, re.MULTILINE))
+    found = {each.name: getattr(DEFAULT, each.name) for each in fields(MixinConfig)}
+    assert {key: tomllib.loads(f"x = {default}")["x"] for key, default in listed.items()} == {
+        key: list(value) if isinstance(value, tuple) else value for key, value in found.items()
+    }
+    assert list(listed) == list(found)
+
+
+def test_the_example_of_the_document_is_a_good_file(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "dashboards.toml").write_text(example, encoding="utf-8")
+    assert load(tmp_path / "dashboards.toml").instance_label == "pod"
+
+
+def test_the_ways_to_import_work_as_they_are_written() -> None:
+    """Every block of the README runs in a shell, against a server that takes what it gets."""
+    binary("curl")
+    text = (ROOT / "dashboards" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    with Receiver() as receiver:
+        program = "\n".join(["set -eu", *blocks[1:]])
+        environment = {**os.environ, "GRAFANA": receiver.url}
+        shell = [binary("bash"), "-c", program]
+        subprocess.run(shell, check=True, cwd=ROOT, env=environment, capture_output=True)
+    assert blocks[0].startswith("GRAFANA=")
+    asked = [(method, path) for method, path, _ in receiver.requests]
+    assert asked == [
+        ("POST", "/api/admin/provisioning/dashboards/reload"),
+        ("GET", "/api/search?tag=breakerscope"),
+        *[("POST", "/api/dashboards/db")] * 3,
+    ]
+    posted = [json.loads(body) for _, path, body in receiver.requests if path.endswith("/db")]
+    assert posted == [
+        {"overwrite": True, "dashboard": dashboard} for _, dashboard in sorted(dashboards().items())
+    ]
+
+
+class Receiver:
+    """Takes any request on loopback, and remembers it."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, str]] = []
+        received = self.requests
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+                received.append((self.command, self.path, body))
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, *args: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

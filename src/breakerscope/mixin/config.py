@@ -48,6 +48,8 @@ class MixinConfig:
     """How far back a dashboard looks when it is opened."""
     refresh: str = "30s"
     """How often a dashboard asks again. Empty: never by itself."""
+    scrape_interval: str = "15s"
+    """How often Prometheus scrapes, at most: the marks on the panels are as exact as that."""
     rejected_share_warning: float = 0.01
     """From this share of refused calls on a number is yellow: 0 to 1."""
     rejected_share_critical: float = 0.05
@@ -185,8 +187,10 @@ def _check_uids(config: MixinConfig) -> list[str]:
 def _check_times(config: MixinConfig) -> list[str]:
     allowed = "allowed is a number with s, m, h, d or w, such as 30s"
     problems: list[str] = []
-    if not _SPAN.fullmatch(config.time_range):
-        problems.append(f"time_range = {config.time_range!r}: {allowed}")
+    for key in ("time_range", "scrape_interval"):
+        span: str = getattr(config, key)
+        if not _SPAN.fullmatch(span):
+            problems.append(f"{key} = {span!r}: {allowed}")
     if config.refresh and not _SPAN.fullmatch(config.refresh):
         problems.append(f"refresh = {config.refresh!r}: {allowed}, or nothing")
     return problems

@@ -16,7 +16,6 @@ from breakerscope.mixin.queries import Queries
 from breakerscope.mixin.sdk import Builder, dashboard, models
 
 WIDTH = 24
-ANNOTATION_STEP = "15s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +303,7 @@ def _annotations(queries: Queries) -> list[Builder[models.AnnotationQuery]]:
         .enable(True)
         .icon_color(colour)
         .expr(query)
-        .step(ANNOTATION_STEP)
+        .step(queries.config.scrape_interval)
         .title_format(f"{{{{{queries.breaker}}}}} {what}")
         .text_format(text)
         .tag_keys(f"{queries.breaker},{cause}")

@@ -40,6 +40,7 @@ from breakerscope.mixin.style import (
     fixed,
     last,
     legend,
+    legend_by_size,
     over_time,
     prometheus_source,
     renamed,
@@ -57,6 +58,8 @@ CALLS_PER_SECOND = "reqps"
 SECONDS = "s"
 SHARE = "percentunit"
 COUNT = "short"
+PER_SECOND = "cps"
+PER_MINUTE = "cpm"
 POINT_IN_TIME = "dateTimeAsIso"
 
 
@@ -146,9 +149,29 @@ def _timeline(title: str, description: str) -> statetimeline.Panel:
     )
 
 
+def _downwards(column: str) -> common.TableSortByFieldState:
+    return common.TableSortByFieldState().display_name(column).desc(True)
+
+
 def _coloured_cell(properties: list[models.DynamicConfigValue]) -> list[models.DynamicConfigValue]:
     cell = {"type": "color-background", "mode": "basic"}
     return [models.DynamicConfigValue(id_val="custom.cellOptions", value=cell), *properties]
+
+
+def _coloured_text(limits: dashboard.ThresholdsConfig) -> list[models.DynamicConfigValue]:
+    cell = {"type": "color-text"}
+    return [
+        models.DynamicConfigValue(id_val="custom.cellOptions", value=cell),
+        models.DynamicConfigValue(id_val="thresholds", value=limits.build()),
+    ]
+
+
+def _refused_limits(q: Queries) -> dashboard.ThresholdsConfig:
+    return steps(
+        GREEN,
+        (q.config.rejected_share_warning, ORANGE),
+        (q.config.rejected_share_critical, VERMILION),
+    )
 
 
 def _unit(unit: str, decimals: int | None = None) -> list[models.DynamicConfigValue]:
@@ -222,13 +245,7 @@ def share_refused_now(q: Queries) -> Panel:
         )
         .decimals(1)
         .no_value("no calls")
-        .thresholds(
-            steps(
-                GREEN,
-                (q.config.rejected_share_warning, ORANGE),
-                (q.config.rejected_share_critical, VERMILION),
-            )
-        )
+        .thresholds(_refused_limits(q))
     )
 
 
@@ -297,7 +314,7 @@ def worst_breakers(q: Queries) -> Panel:
         "Value #Since": "Not closed since",
         "Value #Refused": "Calls refused",
         "Value #Share": "Refused now",
-        "Value #Processes": "Processes not closed",
+        "Value #Processes": "Processes affected",
         q.job: "Job",
     }
     panel = _rows(
@@ -316,16 +333,15 @@ def worst_breakers(q: Queries) -> Panel:
         "Processes": q.instances_not_closed(by),
     }.items():
         panel.with_target(as_rows(at_once(query, ref=ref)))
-    sort = common.TableSortByFieldState()
     return (
         panel.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(renamed(columns, hidden=["Time"]))
-        .sort_by([sort.display_name("State").desc(True)])
+        .sort_by([_downwards("State"), _downwards("Calls refused")])
         .override_by_name("State", _coloured_cell(_mapped(state_mappings())))
         .override_by_name("Not closed since", _unit(POINT_IN_TIME))
         .override_by_name("Calls refused", _unit(COUNT, 0))
-        .override_by_name("Refused now", _unit(SHARE, 1))
-        .override_by_name("Processes not closed", _unit(COUNT, 0))
+        .override_by_name("Refused now", _coloured_text(_refused_limits(q)) + _unit(SHARE, 1))
+        .override_by_name("Processes affected", _unit(COUNT, 0))
         .override_by_name(
             "Breaker",
             [models.DynamicConfigValue("links", [to_breaker(q.config, "__value.raw").build()])],
@@ -464,6 +480,7 @@ def would_be_refused(q: Queries) -> Panel:
             " If it agrees with the failures of the dependency, the policy can be switched on.",
             CALLS_PER_SECOND,
         )
+        .axis_soft_max(1)
         .with_target(over_time(q.would_reject(), _breaker_of(q)))
         .data_links([_open_series(q)])
     )
@@ -675,11 +692,11 @@ def transitions_by_cause(q: Queries) -> Panel:
                 "Why the breaker changed its state. Many 'probe_failed': it tries, and the"
                 " dependency is still down. Many pairs of openings and 'probes_succeeded': it"
                 " flaps. 'force_open', 'disable' and 'reset' are people.",
-                COUNT,
+                PER_MINUTE,
             )
         )
         .with_target(over_time(q.transitions_by_cause(), _label(catalogue.CAUSE.name)))
-        .legend(legend("sum"))
+        .legend(legend_by_size())
     )
 
 
@@ -703,6 +720,7 @@ def slow_calls(q: Queries) -> Panel:
             " alone: it is that process. All: the dependency.",
             CALLS_PER_SECOND,
         )
+        .axis_soft_max(1)
         .with_target(over_time(q.slow_calls(), _process_of(q)))
         .links([to_traces()])
     )
@@ -720,6 +738,7 @@ def fallbacks_used(q: Queries) -> Panel:
                 CALLS_PER_SECOND,
             )
         )
+        .axis_soft_max(1)
         .with_target(over_time(q.fallbacks(), _label(label)))
         .override_by_name(Outcome.REJECTED.value, fixed(PURPLE))
         .override_by_name(Outcome.FAILURE.value, fixed(VERMILION))
@@ -845,7 +864,7 @@ def errors_of_listeners(q: Queries) -> Panel:
 def processes_over_time(q: Queries) -> Panel:
     """How many processes of each job report."""
     return _lines(
-        "Processes reporting",
+        "Processes over time",
         "Processes of each job whose metrics arrive. A step down that nobody planned: crashed, or"
         " no longer scraped.",
         COUNT,
@@ -868,22 +887,31 @@ def age_of_scrapes(q: Queries) -> Panel:
 def dropped_by_listener(q: Queries) -> Panel:
     """Dropped events per second."""
     name = f"{_label(catalogue.LISTENER.name)} ({_process_of(q)})"
-    return _lines(
-        "Events dropped by listener",
-        "Which listener loses events, per second. Its queue is full, or it causes events itself. A"
-        " listener that waits for a network needs a longer queue.",
-        "cps",
-    ).with_target(over_time(q.lost(catalogue.EVENTS_DROPPED), name))
+    return (
+        _lines(
+            "Events dropped by listener",
+            "Which listener loses events, per second. Its queue is full, or it causes events"
+            " itself. A listener that waits for a network needs a longer queue.",
+            PER_SECOND,
+        )
+        .axis_soft_max(1)
+        .with_target(over_time(q.lost(catalogue.EVENTS_DROPPED), name))
+    )
 
 
 def errors_by_listener(q: Queries) -> Panel:
     """Errors of listeners per second."""
     name = f"{_label(catalogue.LISTENER.name)} ({_process_of(q)})"
-    return _lines(
-        "Errors by listener",
-        "Which listener raises, per second. The log of the process has the error, once a minute.",
-        "cps",
-    ).with_target(over_time(q.lost(catalogue.LISTENER_ERRORS), name))
+    return (
+        _lines(
+            "Errors by listener",
+            "Which listener raises, per second. The log of the process has the error, once a"
+            " minute.",
+            PER_SECOND,
+        )
+        .axis_soft_max(1)
+        .with_target(over_time(q.lost(catalogue.LISTENER_ERRORS), name))
+    )
 
 
 def series_by_metric(q: Queries) -> Panel:

@@ -183,9 +183,9 @@ class Queries:
         return f"sum by ({state}) ({rate}) / ignoring ({state}) group_left () sum({rate})"
 
     def transitions_by_cause(self) -> str:
-        """Changes of state per interval, by their cause."""
-        changes = self.select(catalogue.TRANSITIONS)
-        return f"sum by ({catalogue.CAUSE.name}) (increase({changes}[{RATE}]))"
+        """Changes of state per minute, by their cause."""
+        rate = self._rate(self.select(catalogue.TRANSITIONS))
+        return f"60 * sum by ({catalogue.CAUSE.name}) ({rate})"
 
     def _changed(self, *matchers: tuple[Label, str, str]) -> str:
         changes = self.select(catalogue.TRANSITIONS, *matchers)

@@ -131,15 +131,25 @@ def fixed(colour: str) -> list[models.DynamicConfigValue]:
     ]
 
 
-def legend(*calculations: str) -> common.VizLegendOptions:
-    """Below the panel; with numbers if there are any to calculate."""
-    mode = common_models.LegendDisplayMode
+def legend() -> common.VizLegendOptions:
+    """Names in a line below the panel."""
     return (
         common.VizLegendOptions()
         .show_legend(True)
         .placement(common_models.LegendPlacement.BOTTOM)
-        .display_mode(mode.TABLE if calculations else mode.LIST)
-        .calcs(list(calculations))
+        .display_mode(common_models.LegendDisplayMode.LIST)
+    )
+
+
+def legend_by_size() -> common.VizLegendOptions:
+    """Many names beside the panel, those that matter on top."""
+    return (
+        legend()
+        .placement(common_models.LegendPlacement.RIGHT)
+        .display_mode(common_models.LegendDisplayMode.TABLE)
+        .calcs(["max"])
+        .sort_by("Max")
+        .sort_desc(True)
     )
 
 
