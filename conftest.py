@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, chdir
+from tempfile import TemporaryDirectory
+from typing import cast
+
 import pytest
 from sybil import Sybil
 from sybil.integration.pytest import SybilItem
@@ -12,16 +16,25 @@ import breakerscope
 pytest_plugins = ["pytester"]
 
 
-def forget_breakers(_names: dict[str, object]) -> None:
-    """The next document begins without breakers."""
+def enter_folder(names: dict[str, object]) -> None:
+    """What a document writes goes into a folder of its own."""
+    stack = ExitStack()
+    stack.enter_context(chdir(stack.enter_context(TemporaryDirectory())))
+    names["_stack"] = stack
+
+
+def forget(names: dict[str, object]) -> None:
+    """The next document begins without breakers, and elsewhere."""
     for breaker in breakerscope.breakers():
         breakerscope.remove_breaker(breaker.name)
+    cast("ExitStack", names["_stack"]).close()
 
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
     patterns=["*.md"],
-    teardown=forget_breakers,
+    setup=enter_folder,
+    teardown=forget,
 ).pytest()
 
 

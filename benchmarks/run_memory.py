@@ -87,7 +87,7 @@ def simulated_billion() -> dict[str, float]:
                 fn()
         breaker.reset()
         gate._machine.settle_batch(batch)
-        gate._ledger.histograms[breakerscope.Outcome.SUCCESS].counts[0] += batch
+        gate._ledger._histogram(breakerscope.Outcome.SUCCESS).counts[0] += batch
 
     for _ in range(20):
         turn(1)

@@ -112,7 +112,7 @@ def main() -> None:
     """`python -m benchmarks.run_scrape ROUNDS`"""
     rounds = int(sys.argv[1])
     disable_created_metrics()
-    ours.switch_on()
+    breakerscope.setup_telemetry(registry=ours.REGISTRY, max_breakers=max(OTHER_NUMBERS))
     growth = {}
     for number in OTHER_NUMBERS:
         protected = use(number)

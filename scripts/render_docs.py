@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import defaultdict
 from pathlib import Path
 
+from breakerscope.codec import event_schema
 from breakerscope.events import Cause, State
 from breakerscope.machine import TRANSITIONS
+from breakerscope.reference import (
+    as_json,
+    differences,
+    events_page,
+    metrics_page,
+    read_catalogue,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SEMANTICS = ROOT / "docs" / "semantics.md"
+METRICS = ROOT / "docs" / "metrics.md"
+EVENTS = ROOT / "docs" / "events.md"
+LOCK = ROOT / "docs" / "catalogue.lock.json"
+CHANGES = ROOT / "CHANGELOG.md"
+SCHEMA = ROOT / "src" / "breakerscope" / "events.schema.json"
 BY_HAND = {Cause.FORCE_OPEN, Cause.DISABLE, Cause.RESET, Cause.RELEASE, Cause.ADOPT}
 
 
@@ -53,13 +67,52 @@ def rendered(text: str) -> str:
     return text
 
 
+def as_text(data: object) -> str:
+    """JSON as a file has it."""
+    return json.dumps(data, indent=2) + "\n"
+
+
+def files() -> dict[Path, str]:
+    """Each rendered file, and what it should hold."""
+    return {
+        SEMANTICS: rendered(SEMANTICS.read_text(encoding="utf-8")),
+        METRICS: metrics_page(),
+        EVENTS: events_page(),
+        LOCK: as_text(as_json()),
+        SCHEMA: as_text(event_schema()),
+    }
+
+
+def unannounced() -> list[str]:
+    """Public names that went or changed since the lock file, without a word in the changelog."""
+    if not LOCK.exists():
+        return []
+    unreleased = CHANGES.read_text(encoding="utf-8").partition("\n## Unreleased")[2]
+    unreleased = unreleased.partition("\n## ")[0]
+    return [
+        str(difference)
+        for difference in differences(read_catalogue(LOCK), as_json())
+        if difference.breaks and difference.name not in unreleased
+    ]
+
+
 def main() -> int:
-    """Write the document; with --check only say whether it would change."""
-    before = SEMANTICS.read_text(encoding="utf-8")
-    after = rendered(before)
+    """Write the files; with --check only name those that would change."""
+    stale = {
+        path: text
+        for path, text in files().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
     if "--check" in sys.argv:
-        return int(before != after)
-    SEMANTICS.write_text(after, encoding="utf-8")
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not what the code says", file=sys.stderr)
+        return int(bool(stale))
+    if silent := unannounced():
+        print("these are public, and CHANGELOG.md does not name them:", *silent, sep="\n  ",
+              file=sys.stderr)  # fmt: skip
+        return 1
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -3,6 +3,8 @@
 Everything public is here; the modules behind it may move.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from breakerscope.breaker import BreakerNameError, CircuitBreaker
 from breakerscope.classify import Classifier, ClassifierError
 from breakerscope.config import ConfigError
@@ -20,18 +22,14 @@ from breakerscope.fallback import FallbackError
 from breakerscope.gate import CircuitBreakerOpenError, Clock
 from breakerscope.hub import Subscription, SubscriptionError
 from breakerscope.instrument import (
-    SpanPolicy,
-    Telemetry,
-    TelemetryError,
     breakers,
     breakers_per,
     configure,
-    flush,
     get_breaker,
     instrumented_breaker,
     remove_breaker,
-    setup_telemetry,
     subscribe,
+    to_jsonl,
 )
 from breakerscope.ledger import BucketsError
 from breakerscope.machine import Figures
@@ -41,9 +39,26 @@ from breakerscope.protect import Guard
 from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
+from breakerscope.setup import EventRoute, SpanPolicy, Telemetry, flush, setup_telemetry
 from breakerscope.snapshots import SnapshotError
+from breakerscope.telemetry.errors import MissingExtraError, TelemetryError
+from breakerscope.telemetry.settings import LabelError
+
+if TYPE_CHECKING:
+    from breakerscope.codec import (
+        EventFormatError,
+        event_from_dict,
+        event_from_json,
+        event_schema,
+        event_to_dict,
+        event_to_json,
+    )
+    from breakerscope.streams import AsyncStream, Recent, Stream, astream, recent, stream
+    from breakerscope.telemetry.log_settings import LogLevel, LogSettingsError
+    from breakerscope.telemetry.spans import internal_span
 
 __all__ = [
+    "AsyncStream",
     "BreakerNameError",
     "BreakersPer",
     "BucketsError",
@@ -58,31 +73,73 @@ __all__ = [
     "ConfigError",
     "ContradictionError",
     "Event",
+    "EventFormatError",
+    "EventRoute",
     "FallbackError",
     "FallbackUsed",
     "Figures",
     "Guard",
+    "LabelError",
     "LimitError",
+    "LogLevel",
+    "LogSettingsError",
+    "MissingExtraError",
     "Outcome",
     "Policy",
     "PolicyError",
     "Reading",
+    "Recent",
     "SnapshotError",
     "SpanPolicy",
     "State",
     "StateChanged",
+    "Stream",
     "Subscription",
     "SubscriptionError",
     "Telemetry",
     "TelemetryError",
+    "astream",
     "breakers",
     "breakers_per",
     "configure",
+    "event_from_dict",
+    "event_from_json",
+    "event_schema",
+    "event_to_dict",
+    "event_to_json",
     "flush",
     "get_breaker",
     "http_retry_after",
     "instrumented_breaker",
+    "internal_span",
+    "recent",
     "remove_breaker",
     "setup_telemetry",
+    "stream",
     "subscribe",
+    "to_jsonl",
 ]
+
+_AT_FIRST_USE = {
+    "codec": (
+        "EventFormatError",
+        "event_from_dict",
+        "event_from_json",
+        "event_schema",
+        "event_to_dict",
+        "event_to_json",
+    ),
+    "streams": ("AsyncStream", "Recent", "Stream", "astream", "recent", "stream"),
+    "telemetry.log_settings": ("LogLevel", "LogSettingsError"),
+    "telemetry.spans": ("internal_span",),
+}
+"""What most programs do not need is imported when they ask for it: the import should be quick."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _AT_FIRST_USE.items():
+        if name in names:
+            from importlib import import_module
+
+            return getattr(import_module(f"breakerscope.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

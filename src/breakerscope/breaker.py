@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random as _random
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
@@ -20,6 +19,7 @@ from breakerscope.snapshots import checked, to_snapshot
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NO_LABELS: Mapping[str, str] = {}
 
 
 class BreakerNameError(ValueError):
@@ -31,9 +31,17 @@ class Parts(TypedDict, total=False):
 
     classifier: Classifier
     buckets: Sequence[float]
+    labels: Mapping[str, str]
     clock: Clock
     random: Callable[[], float]
     hub: Hub
+
+
+def _random() -> float:
+    # Here, since only jitter needs it.
+    from random import random
+
+    return random()  # noqa: S311 - spreads waits, keeps no secret
 
 
 class CircuitBreaker(Protector):
@@ -46,7 +54,7 @@ class CircuitBreaker(Protector):
     `random` are for tests: seconds, and a number from 0 to 1 for the jitter.
     """
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "labels")
 
     def __init__(self, name: str, policy: Policy | None = None, **parts: Unpack[Parts]) -> None:
         if not isinstance(name, str) or not name.strip():
@@ -58,10 +66,12 @@ class CircuitBreaker(Protector):
             policy or Policy(),
             buckets=checked_buckets(parts.get("buckets", DEFAULT_BUCKETS)),
             clock=clock,
-            random=parts.get("random", _random.random),
+            random=parts.get("random", _random),
             hub=hub,
         )
         super().__init__(gate, parts.get("classifier", EVERY_EXCEPTION_FAILS), clock, hub)
+        self.labels: Mapping[str, str] = parts.get("labels") or NO_LABELS
+        """Labels of this breaker's metrics, besides those of the set-up."""
 
     @property
     def name(self) -> str:
@@ -136,8 +146,9 @@ class CircuitBreaker(Protector):
     def isolated(self, reason: str | None = None) -> Generator[None]:
         """Refuse every call inside the block. Blocks may nest and overlap, also between threads.
 
-        A manual command given meanwhile takes effect when the last block has ended; without one,
-        the breaker goes on as it was before (an open one with the rest of its wait).
+        A manual command given meanwhile changes the state when the last block has ended (a reset
+        forgets window and back-off at once); without one, the breaker goes on as it was before (an
+        open one with the rest of its wait).
         """
         self._gate.command(lambda machine, now: machine.isolate(now, reason))
         try:

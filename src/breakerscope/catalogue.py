@@ -20,6 +20,17 @@ class Kind(StrEnum):
     HISTOGRAM = "histogram"
 
 
+UCUM_UNITS = {
+    "calls": "{call}",
+    "changes": "{change}",
+    "errors": "{error}",
+    "events": "{event}",
+    "seconds": "s",
+    "unix seconds": "s",
+}
+"""Units in words, as OpenTelemetry writes them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """A label of a metric. `values` are all it can have; None where that is not fixed."""
@@ -43,6 +54,22 @@ class Metric:
     def family(self) -> str:
         """The name without the suffix that Prometheus gives to counters."""
         return self.name.removesuffix("_total")
+
+    @property
+    def instrument(self) -> str:
+        """The name in OpenTelemetry, which keeps the unit apart.
+
+        A counter of seconds keeps it in the name: without, it would be called as a gauge is.
+        """
+        stem = self.family.removeprefix("circuit_breaker_")
+        if self.kind is not Kind.COUNTER:
+            stem = stem.removesuffix("_seconds")
+        return f"circuit_breaker.{stem}"
+
+    @property
+    def ucum_unit(self) -> str:
+        """The unit as OpenTelemetry writes it. A ratio has none: with "1" some add a suffix."""
+        return UCUM_UNITS.get(self.unit, "")
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -179,7 +206,8 @@ EVENTS_DROPPED = Metric(
     Kind.COUNTER,
     (LISTENER,),
     "events",
-    "Events that did not reach a listener: its queue was full, or it caused them itself.",
+    "Events that did not arrive: the queue was full, the listener caused them itself, or their"
+    " export failed.",
 )
 LISTENER_ERRORS = Metric(
     "circuit_breaker_listener_errors_total",
@@ -220,6 +248,12 @@ class SpanEventName(StrEnum):
     FALLBACK = "circuit_breaker.fallback"
 
 
+class SpanName(StrEnum):
+    """How spans of our own begin; the name of the breaker follows."""
+
+    CALL = "circuit_breaker"
+
+
 class Attribute(StrEnum):
     """The attributes of span events. Times are seconds, ratios run from 0 to 1."""
 
@@ -247,7 +281,48 @@ class LogEvent(StrEnum):
     CALL_FAILED = "circuit_breaker.call_failed"
     CALL_REJECTED = "circuit_breaker.call_rejected"
     CALL_SUCCEEDED = "circuit_breaker.call_succeeded"
+    CALL_IGNORED = "circuit_breaker.call_ignored"
+    CALL_CANCELLED = "circuit_breaker.call_cancelled"
     FALLBACK_USED = "circuit_breaker.fallback_used"
+
+
+class LogKey(StrEnum):
+    """The keys of log lines. Times are seconds, ratios run from 0 to 1."""
+
+    BREAKER = "breaker"
+    SEQ = "seq"
+    AT = "at"
+    STATE = "state"
+    PREVIOUS_STATE = "previous_state"
+    CAUSE = "cause"
+    CALLS = "calls"
+    FAILURES = "failures"
+    SLOW_CALLS = "slow_calls"
+    CONSECUTIVE_FAILURES = "consecutive_failures"
+    FAILURE_RATIO = "failure_ratio"
+    SLOW_CALL_RATIO = "slow_call_ratio"
+    OPEN_FOR = "open_for"
+    REASON = "reason"
+    OUTCOME = "outcome"
+    DURATION = "duration"
+    ERROR = "error"
+    SLOW = "slow"
+    LATE = "late"
+    RETRY_AFTER = "retry_after"
+    REJECTIONS = "rejections"
+    ENFORCED = "enforced"
+    SAMPLE_RATE = "sample_rate"
+
+
+EVENT_SCHEMA_VERSION = 1
+"""The version of the JSON form of events. Rises when a field goes or gets another meaning."""
+
+
+class EventKey(StrEnum):
+    """The keys that the JSON form of an event has besides the fields of its type."""
+
+    TYPE = "type"
+    SCHEMA_VERSION = "schema_version"
 
 
 class TraceKey(StrEnum):

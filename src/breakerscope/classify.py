@@ -78,6 +78,11 @@ class Classifier:
         """Whether a call that returns is a success, whatever it returns."""
         return self.failure_if is None
 
+    @property
+    def ignores_no_exception(self) -> bool:
+        """Whether every exception is a failure that says no more than that."""
+        return self.failures is None and self.ignore is None and self.retry_after_from is None
+
     def of_error(
         self, error: BaseException, on_error: Callable[[str, Exception], None] = _ignore_error
     ) -> Outcome:

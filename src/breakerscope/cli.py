@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from breakerscope.demo import DemoError, Options, start
 from breakerscope.mixin import MixinError, export, load
+from breakerscope.reference import (
+    CatalogueFileError,
+    as_json,
+    differences,
+    events_page,
+    metrics_page,
+    read_catalogue,
+)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -22,58 +31,56 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n")
 
 
-if TYPE_CHECKING:
-    _Commands = argparse._SubParsersAction[_Parser]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (None: those of the process). Returns the exit code."""
     arguments = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = arguments.run
-    return run(arguments)
-
-
-def _demo(arguments: argparse.Namespace) -> int:
     try:
-        return start(
-            Options(
-                duration=arguments.duration,
-                headless=arguments.headless,
-                metrics_port=arguments.metrics_port,
-                seed=arguments.seed,
-                log_file=arguments.log_file,
-                picture=arguments.picture,
-                hold=arguments.hold,
-            )
-        )
-    except DemoError as error:
-        print(f"breakerscope demo: error: {error}", file=sys.stderr)
+        return int(arguments.run(arguments))
+    except (DemoError, CatalogueFileError, MixinError) as error:
+        print(f"breakerscope {arguments.command}: error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
+def _demo(arguments: argparse.Namespace) -> int:
+    return start(
+        Options(
+            duration=arguments.duration,
+            headless=arguments.headless,
+            metrics_port=arguments.metrics_port,
+            seed=arguments.seed,
+            log_file=arguments.log_file,
+            picture=arguments.picture,
+            hold=arguments.hold,
+        )
+    )
+
+
+def _catalogue(arguments: argparse.Namespace) -> int:
+    if arguments.diff is not None:
+        found = list(differences(read_catalogue(arguments.diff), as_json()))
+        for difference in found:
+            print(difference)
+        return int(any(difference.breaks for difference in found))
+    if arguments.format == "json":
+        print(json.dumps(as_json(), indent=2))
+    else:
+        print(f"{metrics_page()}\n{events_page()}", end="")
+    return 0
+
+
 def _export_dashboards(arguments: argparse.Namespace) -> int:
-    try:
-        config = None if arguments.config is None else load(Path(arguments.config))
-        for file in export(Path(arguments.out), config):
-            print(file)
-    except MixinError as error:
-        print(f"breakerscope dashboards export: error: {error}", file=sys.stderr)
-        return BAD_INPUT
+    config = None if arguments.config is None else load(Path(arguments.config))
+    for file in export(Path(arguments.out), config):
+        print(file)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
+    defaults = Options()
     parser = _Parser(prog="breakerscope", description=sys.modules["breakerscope"].__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_demo(commands)
-    _add_dashboards(commands)
-    return parser
-
-
-def _add_demo(commands: _Commands) -> None:
-    defaults = Options()
     demo = commands.add_parser(
         "demo",
         help="real traffic through real breakers, with logs, metrics and traces",
@@ -98,10 +105,24 @@ def _add_demo(commands: _Commands) -> None:
         help="write the live view as it was at 60 %% of the run, as SVG")  # fmt: skip
     add("--hold", type=float, default=defaults.hold, metavar="SECONDS",
         help="serve /metrics for so long after the table (default: 0)")  # fmt: skip
+    catalogue = commands.add_parser(
+        "catalogue",
+        help="all names of metrics, events, log lines and attributes",
+        description="Print all public names, or what changed since an older catalogue. Exit code of"
+        " --diff: 0 if names were only added, 1 if some were removed or changed, 2 for bad input.",
+    )
+    catalogue.set_defaults(run=_catalogue)
+    either = catalogue.add_mutually_exclusive_group()
+    either.add_argument("--format", choices=("md", "json"), default="md",
+        help="Markdown or JSON (default: md)")  # fmt: skip
+    either.add_argument("--diff", metavar="OLD",
+        help="what changed since this file, which --format json wrote")  # fmt: skip
+    _add_dashboards(commands.add_parser)
+    return parser
 
 
-def _add_dashboards(commands: _Commands) -> None:
-    dashboards = commands.add_parser("dashboards", help="Grafana dashboards for these metrics")
+def _add_dashboards(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    dashboards = add_parser("dashboards", help="Grafana dashboards for these metrics")
     actions = dashboards.add_subparsers(dest="action", required=True, metavar="ACTION")
     exported = actions.add_parser(
         "export",

@@ -3,17 +3,19 @@
 Every call enters and leaves through here, and every number that anybody reads comes out of here.
 The protected function, the listeners and the classification run outside the lock.
 
-The short way takes no lock. While the machine is calm (its rule 6), the gate lays out passes, and a
-call takes one: a single atomic `list.pop`. When the call succeeds and was not slow, its duration
-goes into the journal of the pass: a single atomic `list.append`. Whoever holds the lock next folds
-the journal into the machine and the ledger before it reads or changes anything, so that every
-reading is exact. A call that finds no pass goes the long way, and so does whatever is not a plain
-success. A pass belongs to one generation of the machine, so late results sort themselves out.
+The short way takes no lock. While the machine has headroom (its rule 6), the gate lays out passes,
+and a call takes one: a single atomic `list.pop`. When the call succeeds and was not slow, its
+duration goes into the journal of the pass: a single atomic `list.append`. A failure does the same
+if it can take a slip; there are no more slips than failures that change nothing. Whoever holds the
+lock next folds the journal into the machine and the ledger before it reads or changes anything, so
+that every reading is exact. A call that finds no pass goes the long way, and so does whatever
+somebody wants to hear of. A pass belongs to one generation of the machine, so late results sort
+themselves out.
 
 While the breaker is open, the gate lays out slips in the same manner: a refused call takes one, and
 the slips that are gone are the calls that were refused.
 
-In flight = passes given - calls settled. A reading takes the passes back, so the next call after it
+In flight = passes out - calls settled. A reading takes the passes back, so the next call after it
 goes the long way and leaves a fresh exemplar.
 """
 
@@ -21,29 +23,38 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from breakerscope.classify import error_name
 from breakerscope.events import (
     FALLBACK_OUTCOMES,
     CallRejected,
+    CallRejectedDraft,
+    CallSettled,
+    CallSettledDraft,
     Event,
     FallbackUsed,
     Outcome,
     State,
     StateChanged,
-    make_call_rejected,
-    make_call_settled,
 )
-from breakerscope.hub import Hub, Routes, Subscription
-from breakerscope.ledger import Exemplar, Ledger
+from breakerscope.hub import Guard, Hub, Routes, Subscription, collecting
+from breakerscope.ledger import NOTHING, Exemplar, Ledger
 from breakerscope.machine import OUTSIDE, Machine, Permit, Transition
-from breakerscope.passes import LAID_OUT, LONG_WAY, Pass, Refusal, take_all
+from breakerscope.passes import (
+    LONG_WAY,
+    Entry,
+    Pass,
+    Refusal,
+    SharedPass,
+    batch_size,
+    take_all,
+)
 from breakerscope.policy import Policy
 from breakerscope.reading import Reading
 
@@ -90,6 +101,13 @@ class CircuitBreakerOpenError(Exception):
         return f"circuit breaker {self.breaker!r} is {self.state}{wait}"
 
 
+SUCCESS = Outcome.SUCCESS
+
+
+def _is_failure(entry: Entry) -> bool:
+    return isinstance(entry, tuple)
+
+
 class Gate:
     """See the top of the file. Thread-safe: every method may be called from any thread or task."""
 
@@ -98,19 +116,21 @@ class Gate:
         "_abandoned",
         "_clock",
         "_entered_at",
+        "_exemplar_due",
         "_given",
         "_hub",
+        "_in_flight",
         "_ledger",
         "_lock",
         "_machine",
-        "_next_seq",
         "_outbox",
         "_pass",
         "_quiet_until",
         "_refusal",
         "_retired",
         "_routes",
-        "_settled",
+        "_seqs",
+        "_wall",
         "buckets",
         "name",
         "passes",
@@ -134,10 +154,11 @@ class Gate:
         self.slow_from = inf if policy.slow_call is None else policy.slow_call
         self.passes: list[Pass] = []
         self._clock = clock
+        self._wall = clock.wall
         self._hub = hub
         self._machine = Machine(policy, now=clock.monotonic(), random=random)
-        self._routes = Routes((), name)
-        self._next_seq = count(1).__next__
+        self._routes = Routes(())
+        self._seqs = count(1)
         self._entered_at = clock.wall()
         self._start_over()
         hub.attach(self)
@@ -146,14 +167,15 @@ class Gate:
         self._lock = threading.Lock()
         now = self._machine.advance(self._clock.monotonic())
         self._ledger = Ledger(self.buckets, state=self._machine.state, now=now)
-        self._given = self._settled = 0
+        self._given = self._in_flight = 0
+        self._exemplar_due = True
         self.passes.clear()
-        self._pass = Pass(self._machine.permit)
-        self._retired: list[Pass] = []
+        self._pass = SharedPass(self._machine.permit)
+        self._retired: tuple[SharedPass, ...] = ()
         self._refusal: Refusal | None = None
-        self._abandoned: list[tuple[Pass, float, Outcome, BaseException]] = []
-        self._outbox: list[tuple[Subscription, Event | None]] = []
-        self._quiet_until: dict[Subscription, float] = {}
+        self._abandoned: list[tuple[Pass, float, Outcome, CallSettled | None]] = []
+        self._outbox: tuple[tuple[Subscription, Event | None], ...] = ()
+        self._quiet_until: Mapping[Subscription, float] = NOTHING
 
     def _release(self) -> None:
         """Release the lock, then deliver what happened under it."""
@@ -161,7 +183,7 @@ class Gate:
         if not outbox:
             self._lock.release()
             return
-        self._outbox = []
+        self._outbox = ()
         self._lock.release()
         for subscription, event in outbox:
             if event is None:
@@ -175,7 +197,10 @@ class Gate:
         """The way in without a pass. Raises CircuitBreakerOpenError if the call is refused."""
         refusal = self._refusal
         if refusal is not None:
-            now = refusal.latest = max(self._clock.monotonic(), refusal.latest)
+            now = self._clock.monotonic()
+            if now < refusal.latest:  # noqa: PLR1730 - max() takes a tenth of a refused call
+                now = refusal.latest
+            refusal.latest = now
             if now < refusal.until and not refusal.watch():
                 try:
                     refusal.take()
@@ -201,38 +226,55 @@ class Gate:
             state = self._machine.state
             self._reject_locked(state, retry_after, now, watched=bool(watched))
             if self.policy.shadow:
-                self._given += 1
+                self._in_flight += 1
                 return Pass(Permit(OUTSIDE, state))
         finally:
             self._release()
         raise CircuitBreakerOpenError(self.name, state, retry_after) from None
 
     def _give_locked(self, permit: Permit) -> Pass:
-        shared = self._pass
-        if permit is shared.permit and not self.passes and self._machine.calm:
-            shared.fence = self._machine.fence()
-            shared.watch = self._routes.success_guard
-            self.passes.extend([shared] * LAID_OUT)
-            shared.given += LAID_OUT
-            self._given += LAID_OUT
+        self._in_flight += 1
         self._given += 1
-        return Pass(permit)
+        shared = self._pass
+        if permit is not shared.permit or self.passes or not self._fit_locked():
+            return Pass(permit)
+        shared.watch = self._success_guard()
+        shared.watch_failures = self._routes.failure_guard
+        n = batch_size(self._given)
+        self.passes.extend([shared] * n)
+        shared.in_flight += n
+        self._in_flight += n
+        self._given += n
+        if self._exemplar_due:
+            self._exemplar_due = False
+            return Pass(permit)
+        shared.in_flight += 1
+        return shared
+
+    def _success_guard(self) -> Guard:
+        """A queue gets its events in order, so under the lock."""
+        return LONG_WAY if self._routes.queues_successes else self._routes.success_guard
+
+    def _fit_locked(self) -> bool:
+        """Let calls go the short way as far as they cannot change the state, and no further."""
+        shared, machine = self._pass, self._machine
+        if shared.lay_slips(machine.headroom(), batch_size(self._given)):
+            shared.fence = machine.fence()
+            return True
+        self._take_passes_back_locked()
+        shared.watch = shared.watch_failures = LONG_WAY
+        return False
+
+    def give_back(self, given: SharedPass) -> None:
+        """The call that took this pass will not be made now: as if it had never asked."""
+        with self._lock:
+            given.in_flight -= 1
+            self._in_flight -= 1
 
     def _take_passes_back_locked(self) -> None:
         n = take_all(self.passes)
-        self._pass.given -= n
-        self._given -= n
-
-    def give_back(self, given: Pass) -> None:
-        """The call that entered will not be made after all: as if it had never asked."""
-        self._lock.acquire()
-        try:
-            if given is self._pass or given in self._retired:
-                given.given -= 1
-            self._given -= 1
-            self._machine.release(given.permit)
-        finally:
-            self._release()
+        self._pass.in_flight -= n
+        self._in_flight -= n
 
     # -- a call is refused ------------------------------------------------------------------------
 
@@ -244,15 +286,15 @@ class Gate:
         ledger.would_reject += not enforced
         due = [s for s in self._routes.rejected if self._is_due_locked(s, now, watched=watched)]
         if due:
-            event = make_call_rejected(
-                self.name,
-                self._next_seq(),
-                self._clock.wall(),
-                state,
-                retry_after,
-                ledger.rejected + ledger.would_reject,
-                enforced,
-            )
+            event = CallRejectedDraft()
+            event.breaker = self.name
+            event.seq = next(self._seqs)
+            event.at = self._wall()
+            event.state = state
+            event.retry_after = retry_after
+            event.rejected = ledger.rejected + ledger.would_reject
+            event.enforced = enforced
+            event.__class__ = CallRejected
             self._publish_locked(due, event)
         if enforced and state in (State.OPEN, State.FORCED_OPEN):
             self._lay_out_slips_locked(state, retry_after, now)
@@ -263,7 +305,8 @@ class Gate:
         if subscription.every:
             if now < self._quiet_until.get(subscription, -inf):
                 return False
-            self._quiet_until[subscription] = now + subscription.every
+            until = now + subscription.every
+            self._quiet_until = {**self._quiet_until, subscription: until}
         return True
 
     def _lay_out_slips_locked(self, state: State, retry_after: float | None, now: float) -> None:
@@ -289,30 +332,35 @@ class Gate:
 
     # -- a call ends ------------------------------------------------------------------------------
 
-    def witness(self, given: Pass, duration: float) -> None:
-        """A success that was not slow. Somebody wants to hear of it, or it has to be judged."""
-        routes, fence = self._routes, given.fence
-        fenced = fence < inf and self._clock.monotonic() >= fence
-        if fenced or given.watch is LONG_WAY or routes.queues_successes:
-            self.leave(given, duration, Outcome.SUCCESS)
+    def succeed(self, given: Pass, duration: float, _result: object = None) -> None:
+        """A success that somebody wants to hear of, or that has to be judged."""
+        if (
+            given.watch is LONG_WAY
+            or duration >= self.slow_from
+            or (given.fence < inf and self._clock.monotonic() >= given.fence)
+        ):
+            self.leave(given, duration, SUCCESS)
             return
-        duration = max(duration, 0.0)
-        given.append(duration)
-        for guard, subscription in routes.settled[Outcome.SUCCESS]:
+        if duration < 0:
+            # The clock went back during the call.
+            duration = 0.0
+        given.journal.append(duration)
+        event = None
+        for guard, subscription in self._routes.successes:
             if guard is None or guard():
-                subscription.deliver_inline(
-                    make_call_settled(
-                        self.name,
-                        self._next_seq(),
-                        self._clock.wall(),
-                        given.permit.state,
-                        Outcome.SUCCESS,
-                        duration,
-                        None,
-                        False,  # noqa: FBT003
-                        given is not self._pass,
-                    )
-                )
+                if event is None:
+                    event = CallSettledDraft()
+                    event.breaker = self.name
+                    event.seq = next(self._seqs)
+                    event.at = self._wall()
+                    event.state = given.permit.state
+                    event.outcome = SUCCESS
+                    event.duration = duration
+                    event.error = None
+                    event.slow = False
+                    event.late = given is not self._pass
+                    event.__class__ = CallSettled
+                subscription.call(event)
 
     def leave(
         self,
@@ -331,7 +379,7 @@ class Gate:
             duration = 0.0
         wanted = [s for guard, s in self._routes.settled[outcome] if guard is None or guard()]
         hub = self._hub
-        exemplar = None if hub.trace_ids is None else hub.exemplar(duration, self._clock.wall)
+        exemplar = hub.exemplar(duration, self._wall) if hub.traced() else None
         self._lock.acquire()
         try:
             now = self._catch_up_locked()
@@ -343,14 +391,50 @@ class Gate:
         """A call ended while an object was being finalised.
 
         Finalisers run wherever the interpreter pleases, also in a thread that holds this very lock.
-        So this never waits: if the lock is taken, its next holder settles the call.
+        So this never waits: if the lock is taken, its next holder settles the call. In the middle
+        of a garbage collection the thread may hold a lock of a listener, so that is not called.
         """
-        self._abandoned.append((given, max(duration, 0.0), outcome, error))
+        duration = max(duration, 0.0)
+        wanted = [s for guard, s in self._routes.settled[outcome] if guard is None or guard()]
+        inline = [s for s in wanted if s.inline]
+        event = None
+        if wanted:
+            permit = given.permit
+            stale = permit.generation not in (self._machine.generation, OUTSIDE)
+            event = self._settled_event(permit.state, outcome, duration, error, late=stale)
+        self._abandoned.append((given, duration, outcome, event))
         if self._lock.acquire(blocking=False):
             try:
                 self._catch_up_locked()
             finally:
                 self._release()
+        for subscription in inline:
+            if collecting():
+                self._hub.count_dropped(subscription.name)
+            else:
+                subscription.call(cast("CallSettled", event))
+
+    def _settled_event(
+        self,
+        state: State,
+        outcome: Outcome,
+        duration: float,
+        error: str | BaseException | None,
+        *,
+        late: bool,
+    ) -> CallSettled:
+        event = CallSettledDraft()
+        event.breaker = self.name
+        event.seq = next(self._seqs)
+        event.at = self._wall()
+        event.state = state
+        event.outcome = outcome
+        event.duration = duration
+        event.error = error_name(error) if isinstance(error, BaseException) else error
+        event.slow = duration >= self.slow_from
+        event.late = late
+        event.__class__ = CallSettled
+        return cast("CallSettled", event)
 
     def _settle_locked(
         self,
@@ -367,41 +451,27 @@ class Gate:
         slow = duration >= self.slow_from
         late, transition = machine.settle(permit, outcome, now=now, slow=slow, hint=hint)
         self._ledger.add(outcome, duration, slow=slow, exemplar=exemplar)
-        given.settled += 1
-        self._settled += 1
+        given.in_flight -= 1
+        self._in_flight -= 1
         if wanted:
-            event = make_call_settled(
-                self.name,
-                self._next_seq(),
-                self._clock.wall(),
-                permit.state,
-                outcome,
-                duration,
-                error_name(error) if isinstance(error, BaseException) else error,
-                slow,
-                late and permit.generation != OUTSIDE,
-            )
+            late = late and permit.generation != OUTSIDE
+            event = self._settled_event(permit.state, outcome, duration, error, late=late)
             self._publish_locked(wanted, event)
         if transition is not None:
             self._changed_locked(transition, now)
-        elif machine.calm:
-            self._pass.fence = machine.fence()
         else:
-            self._take_passes_back_locked()
-            self._pass.watch = LONG_WAY
+            self._fit_locked()
 
     # -- the journal ------------------------------------------------------------------------------
 
     def _catch_up_locked(self) -> float:
         """Fold in what was written down without the lock. Returns the present time.
 
-        The journal goes first: its successes happened before the fence, so before time moves on.
+        The journal goes first: its calls ended before the fence, so before time moves on.
         """
         if self._refusal is not None:
             self._ledger.rejected += self._refusal.fold()
-        transition = None
-        if self._pass.journal:
-            _, transition = self._machine.settle_batch(self._fold_locked(self._pass))
+        transition = self._fold_locked(self._pass) if self._pass.journal else None
         now = self._machine.advance(self._clock.monotonic())
         if self._refusal is not None:
             now = self._machine.advance(self._refusal.latest)
@@ -411,35 +481,50 @@ class Gate:
             for old in self._retired:
                 if old.journal:
                     self._fold_locked(old)
-            self._retired = [old for old in self._retired if old.settled < old.given]
+            self._retired = tuple(old for old in self._retired if old.in_flight)
         while self._abandoned:
-            given, duration, outcome, error = self._abandoned.pop(0)
-            wanted = [s for guard, s in self._routes.settled[outcome] if guard is None]
-            self._settle_locked(given, duration, outcome, error, 0.0, now, wanted, None)
+            given, duration, outcome, event = self._abandoned.pop(0)
+            self._settle_locked(given, duration, outcome, None, 0.0, now, (), None)
+            if event is not None:
+                queued = [s for _, s in self._routes.settled[outcome] if not s.inline]
+                self._publish_locked(queued, event)
         return now
 
-    def _fold_locked(self, given: Pass) -> int:
-        durations = given.fold()
-        self._ledger.add_successes(durations)
-        self._settled += len(durations)
-        return len(durations)
+    def _fold_locked(self, given: SharedPass) -> Transition | None:
+        entries = given.fold()
+        self._in_flight -= len(entries)
+        machine = self._machine if given is self._pass else None
+        if given.slips_out == len(given.slips):
+            self._ledger.add_batch(SUCCESS, cast("list[float]", entries))
+            return None if machine is None else machine.settle_batch(len(entries))
+        failures = [entry[0] for entry in entries if isinstance(entry, tuple)]
+        given.slips_out -= len(failures)
+        self._ledger.add_batch(Outcome.FAILURE, failures)
+        successes: list[float] = [entry for entry in entries if not isinstance(entry, tuple)]
+        self._ledger.add_batch(SUCCESS, successes)
+        transition = None
+        if machine is not None:
+            for failed, run in groupby(entries, _is_failure):
+                changed = machine.settle_batch(len(list(run)), failed=failed)
+                transition = transition or changed
+        return transition
 
     # -- the state changes ------------------------------------------------------------------------
 
     def _changed_locked(self, transition: Transition, now: float) -> None:
         self._take_passes_back_locked()
         self._take_slips_back_locked()
-        if self._pass.settled < self._pass.given:
-            self._retired.append(self._pass)
-        self._pass = Pass(self._machine.permit)
+        if self._pass.in_flight:
+            self._retired += (self._pass,)
+        self._pass = SharedPass(self._machine.permit)
         self._ledger.add_transition(transition.old, transition.new, transition.cause, now)
-        self._entered_at = self._clock.wall()
+        self._entered_at = self._wall()
         if not self._routes.changed:
             return
         figures = transition.figures
         event = StateChanged(
             breaker=self.name,
-            seq=self._next_seq(),
+            seq=next(self._seqs),
             at=self._entered_at,
             old=transition.old,
             new=transition.new,
@@ -464,9 +549,8 @@ class Gate:
             transition = act(self._machine, now)
             if transition is not None:
                 self._changed_locked(transition, now)
-            elif not self._machine.calm:
-                self._take_passes_back_locked()
-                self._pass.watch = LONG_WAY
+            else:
+                self._fit_locked()
         finally:
             self._release()
 
@@ -488,6 +572,7 @@ class Gate:
         try:
             now = self._catch_up_locked()
             self._take_passes_back_locked()
+            self._exemplar_due = True
             ledger = self._ledger
             return Reading(
                 breaker=self.name,
@@ -500,9 +585,9 @@ class Gate:
                 durations=ledger.durations(),
                 rejected=ledger.rejected,
                 slow=ledger.slow,
-                in_flight=self._given - self._settled,
+                in_flight=self._in_flight,
                 would_reject=ledger.would_reject,
-                fallbacks={outcome: ledger.fallbacks[outcome] for outcome in FALLBACK_OUTCOMES},
+                fallbacks={**dict.fromkeys(FALLBACK_OUTCOMES, 0), **ledger.fallbacks},
                 transitions=dict(ledger.transitions),
                 state_seconds=ledger.state_seconds(now),
             )
@@ -524,12 +609,12 @@ class Gate:
         self._lock.acquire()
         try:
             self._catch_up_locked()
-            self._ledger.fallbacks[outcome] += 1
+            self._ledger.add_fallback(outcome)
             if self._routes.fallbacks:
                 event = FallbackUsed(
                     breaker=self.name,
-                    seq=self._next_seq(),
-                    at=self._clock.wall(),
+                    seq=next(self._seqs),
+                    at=self._wall(),
                     outcome=outcome,
                     error=error,
                 )
@@ -540,12 +625,12 @@ class Gate:
     def _publish_locked(self, wanted: Sequence[Subscription], event: Event) -> None:
         for subscription in wanted:
             if subscription.inline:
-                self._outbox.append((subscription, event))
+                self._outbox += ((subscription, event),)
                 continue
             # One copy each: a context can be entered by one thread at a time.
             subscription.put(copy_context(), event)
             if not subscription.working:
-                self._outbox.append((subscription, None))
+                self._outbox += ((subscription, None),)
 
     def reroute(self, routes: Routes) -> None:
         """Another set of listeners, for calls in flight too."""
@@ -554,12 +639,14 @@ class Gate:
             self._catch_up_locked()
             self._take_slips_back_locked()
             self._routes = routes
-            self._quiet_until = {
-                s: until for s, until in self._quiet_until.items() if s in routes.rejected
-            }
+            if self._quiet_until:
+                still_heard = self._quiet_until.keys() & {*routes.rejected}
+                self._quiet_until = {s: self._quiet_until[s] for s in still_heard}
             for given in (self._pass, *self._retired):
                 if given.watch is not LONG_WAY:
-                    given.watch = routes.success_guard
+                    given.watch = self._success_guard()
+                if given.watch_failures is not LONG_WAY:
+                    given.watch_failures = routes.failure_guard
         finally:
             self._release()
 

@@ -14,6 +14,7 @@ counted as dropped: telemetry about telemetry would never end.
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import threading
@@ -23,6 +24,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context
 from queue import SimpleQueue
+from threading import get_ident
+from traceback import extract_tb
+from types import BuiltinMethodType, MethodWrapperType
 from typing import Any, Protocol, Self, TypedDict, Unpack
 
 from breakerscope.classify import error_name
@@ -51,7 +55,9 @@ EXIT_FLUSH_SECONDS = 1.0
 
 _log = logging.getLogger("breakerscope")
 _log.addHandler(logging.NullHandler())
-_inside = threading.local()
+_inside_listener: list[int] = []
+"""The threads that run a listener right now. A thread puts in and takes out only itself. No set: it
+would be resized after every few events, since it does not use the places of what was taken out."""
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
@@ -59,22 +65,27 @@ class SubscriptionError(ValueError):
     """A subscription cannot be. The message says what is wrong and what is allowed."""
 
 
-class SubscribeOptions(TypedDict, total=False):
-    """The options of `subscribe`."""
+class SubscribeFilter(TypedDict, total=False):
+    """Which events a listener asks for."""
 
     name: str
     """How the listener is called in metrics and logs; by default the name of the function."""
     breaker: str
     """Only events of the breaker with this name; by default of all, also of future ones."""
-    inline: bool
-    """Call the listener in the thread of the call; by default it has a queue and a thread."""
     outcomes: Collection[Outcome]
     """Only `CallSettled` events with these outcomes."""
     when: Guard | Mapping[EventType, Guard]
     """Only if this returns a true value in the thread of the call: one guard for all types, or
-    guards for some of them. Must be cheap and must not raise."""
+    guards for some of them. Must be cheap; one that raises says no, and is counted."""
     every: float
     """At most one `CallRejected` of each breaker in so many seconds, the first one at once."""
+
+
+class SubscribeOptions(SubscribeFilter, total=False):
+    """The options of `subscribe`."""
+
+    inline: bool
+    """Call the listener in the thread of the call; by default it has a queue and a thread."""
     queue_size: int
     """How many events may wait before further ones are dropped and counted."""
 
@@ -96,15 +107,29 @@ class Subscription:
         self.breaker = options.get("breaker")
         self.inline = options.get("inline", False)
         self.outcomes = frozenset(options.get("outcomes", Outcome))
-        when = options.get("when")
-        self.guards: Mapping[EventType, Guard] = (
-            when if isinstance(when, Mapping) else dict.fromkeys(types, when) if when else {}
-        )
+        when = options.get("when", {})
+        by_type: Mapping[EventType, Guard] = dict.fromkeys(types, when) if callable(when) else when
+        guards = {guard: self._checked(guard) for guard in by_type.values()}
+        self.guards: Mapping[EventType, Guard] = {t: guards[by_type[t]] for t in by_type}
         self.every = options.get("every", 0.0)
         self._hub = hub
         self._listener = listener
         self._queue_size = options.get("queue_size", DEFAULT_QUEUE_SIZE)
         self.start_over()
+
+    def _checked(self, guard: Guard) -> Guard:
+        """The guard as one that cannot raise. What C code made cannot, and asks no frame."""
+        if isinstance(guard, BuiltinMethodType | MethodWrapperType):
+            return guard
+
+        def checked() -> object:
+            try:
+                return guard()
+            except Exception as error:
+                self._hub.count_error(self.name, error)
+                return False
+
+        return checked
 
     def start_over(self) -> None:
         """Begin with an empty queue and no thread."""
@@ -112,26 +137,24 @@ class Subscription:
         self._worker: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def close(self, wait: float = 0.0) -> None:
+    def close(self, wait: float = 0.0) -> bool:
         """Stop listening. What is already queued is still delivered. Closing twice is harmless.
 
-        Waits up to `wait` seconds until the last event was delivered and the thread has ended.
+        Waits up to `wait` seconds until the last event was delivered and the thread has ended, and
+        says whether that is so.
         """
         self._hub.unsubscribe(self)
         self._queue.put(None)
         worker = self._worker
         if wait and worker is not None and worker is not threading.current_thread():
             worker.join(wait)
+        return worker is None or not worker.is_alive()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def wants(self, breaker: str, event_type: EventType) -> bool:
-        """Whether this listener asked for such events of this breaker."""
-        return event_type in self.types and self.breaker in (None, breaker)
 
     def put(self, context: Context, event: Event) -> None:
         """Queue an event. Never blocks and calls no foreign code, so a breaker's lock may be
@@ -149,14 +172,17 @@ class Subscription:
 
     def ensure_worker(self) -> None:
         """Start the thread if there is none. Not to be called under a breaker's lock."""
-        if self._worker is None:
-            with self._starting:
+        # Whoever finds the lock taken need not wait: a thread is being started.
+        if self._worker is None and self._starting.acquire(blocking=False):
+            try:
                 if self._worker is None:
                     worker = threading.Thread(
                         target=self._work, name=f"breakerscope-{self.name}", daemon=True
                     )
                     worker.start()
                     self._worker = worker
+            finally:
+                self._starting.release()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -168,63 +194,91 @@ class Subscription:
 
     def flush(self, deadline: float) -> bool:
         """Wait until all that is queued now was delivered; False if the deadline came first."""
-        if self._worker is None or self._worker is threading.current_thread():
+        if self._worker is threading.current_thread():
             return True
+        if self._worker is None and self._queue.empty():
+            return True
+        self.ensure_worker()
         delivered = threading.Event()
         self._queue.put(delivered)
         return delivered.wait(max(deadline - time.monotonic(), 0.0))
 
     def deliver_inline(self, event: Event) -> None:
         """Call the listener in this thread unless its guard says no. Raises no Exception."""
-        if inside_listener():
-            self._hub.count_dropped(self.name)
-        elif self.guards.get(type(event), ALWAYS)():
+        if self.guards.get(type(event), ALWAYS)():
             self.call(event)
 
     def call(self, event: Event) -> None:
-        """Call the listener in this thread. Raises no Exception."""
-        _inside.listener = True
+        """Call the listener in this thread, unless that runs one already. Raises no Exception."""
+        me = get_ident()
+        if me in _inside_listener:
+            self._hub.count_dropped(self.name)
+            return
+        _inside_listener.append(me)
         try:
             self._listener(event)
         except Exception as error:
             self._hub.count_error(self.name, error)
         finally:
-            _inside.listener = False
+            _inside_listener.remove(me)
 
 
 def inside_listener() -> bool:
     """Whether this thread is running a listener right now."""
-    return getattr(_inside, "listener", False)
+    return get_ident() in _inside_listener
+
+
+_collecting: list[int] = []
+"""The threads in which a garbage collection runs right now."""
+
+
+def collecting() -> bool:
+    """Whether this code runs in the middle of a garbage collection: anything may be locked."""
+    return get_ident() in _collecting
+
+
+def _note_collection(phase: str, _info: object) -> None:
+    if phase == "start":
+        _collecting.append(get_ident())
+    else:
+        _collecting.remove(get_ident())
+
+
+gc.callbacks.append(_note_collection)
 
 
 class Routes:
-    """The subscriptions of one breaker by event type, worked out once for each change of them."""
+    """Subscriptions by event type, worked out once for each change of them."""
 
     __slots__ = (
         "changed",
+        "failure_guard",
         "fallbacks",
         "queues_successes",
         "rejected",
         "rejection_guard",
         "settled",
         "success_guard",
+        "successes",
     )
 
-    def __init__(self, subscriptions: Sequence[Subscription], breaker: str) -> None:
-        settled = [
-            (s.guards.get(CallSettled), s) for s in subscriptions if s.wants(breaker, CallSettled)
-        ]
+    def __init__(self, subscriptions: Sequence[Subscription], traced: Guard = NEVER) -> None:
+        settled = [(s.guards.get(CallSettled), s) for s in subscriptions if CallSettled in s.types]
         self.settled = {
             outcome: tuple(pair for pair in settled if outcome in pair[1].outcomes)
             for outcome in Outcome
         }
-        self.rejected = tuple(s for s in subscriptions if s.wants(breaker, CallRejected))
-        self.changed = tuple(s for s in subscriptions if s.wants(breaker, StateChanged))
-        self.fallbacks = tuple(s for s in subscriptions if s.wants(breaker, FallbackUsed))
-        self.queues_successes = any(not s.inline for _, s in self.settled[Outcome.SUCCESS])
+        self.successes = self.settled[Outcome.SUCCESS]
+        self.rejected = tuple(s for s in subscriptions if CallRejected in s.types)
+        self.changed = tuple(s for s in subscriptions if StateChanged in s.types)
+        self.fallbacks = tuple(s for s in subscriptions if FallbackUsed in s.types)
+        self.queues_successes = any(not s.inline for _, s in self.successes)
         """Whether a queue is to hear of successes: it gets them in order, so under the lock."""
-        self.success_guard = _any_of([guard for guard, _ in self.settled[Outcome.SUCCESS]])
+        self.success_guard = _any_of([guard for guard, _ in self.successes])
         """Says whether anybody wants the event of a success that happens here and now."""
+        failures = [guard for guard, _ in self.settled[Outcome.FAILURE]]
+        self.failure_guard = _any_of([*failures, traced])
+        """Says whether anybody wants the event of such a failure, or an exemplar of it."""
         guards = [s.guards[CallRejected] for s in self.rejected if CallRejected in s.guards]
         self.rejection_guard = _any_of(guards)
         """Says whether a guarded listener wants the event of a rejection here and now."""
@@ -232,14 +286,17 @@ class Routes:
 
 def _any_of(guards: Sequence[Guard | None]) -> Guard:
     """One guard that says yes when any of them does. None always says yes."""
-    real = [guard for guard in guards if guard is not None]
-    if len(real) < len(guards):
+    real = dict.fromkeys(guard for guard in guards if guard is not None)
+    if None in guards:
         return ALWAYS
-    if not real:
-        return NEVER
-    if len(real) == 1:
-        return real[0]
-    return lambda: any(guard() for guard in real)
+    either: Guard = NEVER
+    for guard in real:
+        either = guard if either is NEVER else _either(either, guard)
+    return either
+
+
+def _either(first: Guard, second: Guard) -> Guard:
+    return lambda: first() or second()
 
 
 class Publisher(Protocol):
@@ -261,15 +318,21 @@ class Hub:
 
     def __init__(self) -> None:
         self._subscriptions: tuple[Subscription, ...] = ()
+        self._routes: dict[tuple[Subscription, ...], Routes] = {}
         self._publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
         self.trace_ids: Callable[[], Mapping[str, str] | None] | None = None
         """Names the trace of the running call, for exemplars; set by an adapter."""
+        self.traced: Guard = NEVER
+        """Says cheaply whether `trace_ids` may have an answer; set before a subscription."""
+        self.raised: list[Exception] | None = None
+        """What listeners raised, where a test asked for it."""
         self._start_over()
         _hubs.add(self)
 
     def _start_over(self) -> None:
         self._lock = threading.RLock()
-        self._count_lock = threading.Lock()
+        # A garbage collection may run in the middle of a count, and count.
+        self._count_lock = threading.RLock()
         self._dropped: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._last_logged: dict[tuple[str, str], float] = {}
@@ -278,7 +341,7 @@ class Hub:
         """Tell this breaker who listens, now and at each change."""
         with self._lock:
             self._publishers.add(publisher)
-            publisher.reroute(Routes(self._subscriptions, publisher.name))
+            publisher.reroute(self._routes_of(publisher))
 
     def subscribe(
         self,
@@ -317,9 +380,17 @@ class Hub:
             self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
             self._reroute()
 
+    def _routes_of(self, publisher: Publisher) -> Routes:
+        """Most listeners hear all breakers, so most breakers share their routes."""
+        heard_by = tuple(s for s in self._subscriptions if s.breaker in (None, publisher.name))
+        if (routes := self._routes.get(heard_by)) is None:
+            routes = self._routes[heard_by] = Routes(heard_by, self.traced)
+        return routes
+
     def _reroute(self) -> None:
+        self._routes.clear()
         for publisher in self._publishers:
-            publisher.reroute(Routes(self._subscriptions, publisher.name))
+            publisher.reroute(self._routes_of(publisher))
 
     def exemplar(self, duration: float, wall: Callable[[], float]) -> Exemplar | None:
         """The exemplar for a call that took `duration` seconds and ended in this thread just
@@ -363,11 +434,13 @@ class Hub:
                 if len(self._last_logged) >= MAX_LOGGED_KINDS:
                     self._last_logged.clear()
                 self._last_logged[key] = now
+            if self.raised is not None:
+                self.raised.append(error)
         if due:
             _log.error(
-                "%s raised %s; the protected calls go on, what it did with this event is lost",
+                "%s raised %s%s; the protected calls go on, what it did with this event is lost",
                 *key,
-                exc_info=error,
+                _place(error),
             )
 
     def dropped(self) -> Mapping[str, int]:
@@ -394,10 +467,17 @@ class Hub:
         self._reroute()
 
 
+def _place(error: Exception) -> str:
+    """Where it was raised. Never its message: that may tell what nobody should read."""
+    frames = extract_tb(error.__traceback__)
+    return f" in {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
 default_hub = Hub()
 
 
 def _after_fork_in_child() -> None:
+    _inside_listener[:] = [ident for ident in _inside_listener if ident == get_ident()]
     for hub in _hubs:
         hub.start_over_after_fork()
 

@@ -1,34 +1,46 @@
-"""The two functions that an application calls: make a breaker, and say where its telemetry goes."""
+"""What an application calls: make breakers, find them, and hear of their events."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from breakerscope.breaker import BreakerNameError, CircuitBreaker
-from breakerscope.classify import Classifier, ExceptionRule, HintRule, ResultRule
+from breakerscope.classify import (
+    EVERY_EXCEPTION_FAILS,
+    Classifier,
+    ExceptionRule,
+    HintRule,
+    ResultRule,
+)
 from breakerscope.config import from_environment, from_mapping, read_toml
 from breakerscope.events import EventType
-from breakerscope.hub import SubscribeOptions, Subscription, default_hub
+from breakerscope.hub import (
+    DEFAULT_QUEUE_SIZE,
+    SubscribeFilter,
+    SubscribeOptions,
+    Subscription,
+    default_hub,
+)
 from breakerscope.ledger import DEFAULT_BUCKETS
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
 from breakerscope.policy import Policy
 from breakerscope.registry import default_registry
+from breakerscope.setup import check_labels, set_up_once
+from breakerscope.telemetry.settings import checked_labels
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from os import PathLike
 
-SpanPolicy = Literal["all", "non_success", "off"]
-SPAN_POLICIES: tuple[SpanPolicy, ...] = ("all", "non_success", "off")
+    from breakerscope.telemetry.jsonl import JsonLines
 
 
 class BreakerOptions(TypedDict, total=False):
-    """The options of `instrumented_breaker`: the fields of `Policy` and `Classifier`, and
-    buckets.
+    """The options of `instrumented_breaker`: the fields of `Policy` and `Classifier`, buckets and
+    labels.
     """
 
     failure_rate: float | None
@@ -52,6 +64,7 @@ class BreakerOptions(TypedDict, total=False):
     failure_if: ResultRule | None
     retry_after_from: HintRule | None
     buckets: Sequence[float]
+    labels: Mapping[str, str]
 
 
 CLASSIFIER_OPTIONS = ("failures", "ignore", "failure_if", "retry_after_from")
@@ -63,15 +76,17 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     The same name gives the same breaker. With no options, an existing breaker is returned as it is;
     with other options than it has, ContradictionError shows both. For the options see `Policy`
     (rules, in seconds and ratios from 0 to 1) and `Classifier` (what is a failure); `buckets` are
-    the upper bounds of the duration histogram in seconds. Raises PolicyError, ClassifierError,
-    BucketsError or BreakerNameError for what cannot be, and TypeError for an unknown option.
+    the upper bounds of the duration histogram in seconds; `labels` are values for the labels that
+    `setup_telemetry` named, in the metrics of this breaker. Raises PolicyError, ClassifierError,
+    BucketsError, LabelError or BreakerNameError for what cannot be, and TypeError for an unknown
+    option.
 
     Options set by `configure` or in the environment (`BREAKERSCOPE_PAYMENT_API_OPEN_FOR=30`) go
     before these; ConfigError says what is wrong with them.
 
     Unless `setup_telemetry` was called before, this calls it with its defaults. Thread-safe.
     """
-    _set_up_once()
+    set_up_once()
     if not isinstance(name, str):
         raise BreakerNameError(f"name={name!r}: allowed is text that is not empty")
     if not options and (existing := default_registry.get(name)) is not None:
@@ -82,8 +97,18 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
 
 def _build(name: str, options: dict[str, Any]) -> CircuitBreaker:
     buckets = options.pop("buckets", DEFAULT_BUCKETS)
+    labels = checked_labels(options.pop("labels", {}))
+    check_labels(name, labels)
     rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
-    return CircuitBreaker(name, Policy(**options), classifier=Classifier(**rules), buckets=buckets)
+    classifier = Classifier(**rules) if rules else EVERY_EXCEPTION_FAILS
+    policy = _shared(Policy(**options))
+    return CircuitBreaker(name, policy, classifier=classifier, buckets=buckets, labels=labels)
+
+
+@lru_cache(maxsize=256)
+def _shared(policy: Policy) -> Policy:
+    """One object for equal policies: the breakers of a service seldom have more than a few."""
+    return policy
 
 
 def breakers_per(
@@ -101,7 +126,7 @@ def breakers_per(
     )
 
 
-def configure(source: Mapping[str, Any] | str | Path) -> None:
+def configure(source: Mapping[str, Any] | str | PathLike[str]) -> None:
     """Set policies from a mapping or a TOML file, for breakers that are made from now on.
 
     What is set here goes before the options in the code, and the environment goes before both; see
@@ -141,123 +166,32 @@ def subscribe(
     return default_hub.subscribe(listener, *types, **options)
 
 
-def flush(timeout: float = 5.0) -> bool:
-    """Wait until every event so far was delivered; False if `timeout` seconds were not enough."""
-    return default_hub.flush(timeout)
+def to_jsonl(
+    path: str | os.PathLike[str],
+    /,
+    *types: EventType,
+    max_bytes: int | None = 10_000_000,
+    backups: int = 5,
+    queue_size: int = DEFAULT_QUEUE_SIZE,
+    **options: Unpack[SubscribeFilter],
+) -> JsonLines:
+    """Append each event of these types (none named: all) to a file, as a line of JSON.
 
-
-CLOSE_SECONDS = 5.0
-"""How long closing waits for the last log lines."""
-
-
-class Telemetry:
-    """What `setup_telemetry` switched on. `close()` switches it off and leaves nothing behind."""
-
-    def __init__(
-        self, undo: list[Callable[[], object]], *, logs: bool, metrics: bool, traces: str
-    ) -> None:
-        self._undo = undo
-        self.logs = logs
-        self.metrics = metrics
-        self.traces = traces
-
-    def close(self) -> None:
-        """Undo everything, after the last log lines were written. Closing twice is harmless."""
-        global _telemetry  # noqa: PLW0603 - one set-up a process, as one registry
-        with _lock:
-            while self._undo:
-                self._undo.pop()()
-            if _telemetry is self:
-                _telemetry = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-
-_lock = threading.RLock()
-_telemetry: Telemetry | None = None
-_was_set_up = False
-
-
-class TelemetryError(ValueError):
-    """A telemetry set-up cannot be. The message names the setting and what is allowed."""
-
-
-def setup_telemetry(
-    *,
-    logs: bool = True,
-    metrics: bool = True,
-    traces: bool | SpanPolicy = True,
-    registry: CollectorRegistry | None = None,
-) -> Telemetry:
-    """Say where the telemetry of all breakers goes, those that exist and those to come.
-
-    `logs`: structlog, or `logging.getLogger("breakerscope")` where structlog is not configured.
-    `metrics`: a collector in `registry`, by default in prometheus_client's default registry.
-    `traces`: events on the current OpenTelemetry span: "all" (the same as True), "non_success", or
-    "off" (the same as False). A second call replaces the first set-up. Returns a handle to undo
-    it. Thread-safe. Raises TelemetryError for an unknown policy, DuplicateMetricError for a clash
-    of metric names.
+    The lines are those of `event_to_json`, written by a thread of their own. A file that would
+    grow to `max_bytes` bytes becomes `path.1`, that one `path.2`, up to `backups` of them; None
+    lets it grow. What cannot be written, on a full disk say, is counted in `lost` and in the
+    metrics; when there is room again, it goes on. A forked child writes to `name.PID.suffix`. For
+    the options see `SubscribeOptions`. Undo it with `close()`, which waits for the last lines.
+    Raises OSError if the file cannot be opened, SubscriptionError for impossible options.
     """
-    global _telemetry, _was_set_up
-    span_policy = _span_policy(traces)
-    with _lock:
-        if _telemetry is not None:
-            _telemetry.close()
-        undo: list[Callable[[], object]] = []
-        made = Telemetry(undo, logs=logs, metrics=metrics, traces=span_policy)
-        try:
-            _attach(undo, logs=logs, metrics=metrics, span_policy=span_policy, registry=registry)
-        except BaseException:
-            made.close()
-            raise
-        _telemetry, _was_set_up = made, True
-        return made
+    from breakerscope.telemetry.jsonl import JsonLines
 
-
-def _span_policy(traces: object) -> SpanPolicy:
-    if isinstance(traces, bool):
-        return "all" if traces else "off"
-    for policy in SPAN_POLICIES:
-        if traces == policy:
-            return policy
-    raise TelemetryError(f"traces={traces!r}: allowed are True, False, {', '.join(SPAN_POLICIES)}")
-
-
-def _attach(
-    undo: list[Callable[[], object]],
-    *,
-    logs: bool,
-    metrics: bool,
-    span_policy: SpanPolicy,
-    registry: CollectorRegistry | None,
-) -> None:
-    if metrics:
-        from prometheus_client import REGISTRY
-
-        from breakerscope.telemetry import metrics as prometheus
-
-        target = REGISTRY if registry is None else registry
-        collector = prometheus.attach(target, default_registry, default_hub)
-        undo.append(lambda: target.unregister(collector))
-    if span_policy != "off":
-        from breakerscope.telemetry import traces as opentelemetry
-
-        spans = opentelemetry.attach(default_hub, policy=span_policy)
-        undo.append(lambda: opentelemetry.detach(default_hub, spans))
-    if logs:
-        from breakerscope.telemetry import logs as structlog
-
-        subscription = structlog.attach(default_hub)
-        undo.append(lambda: subscription.close(wait=CLOSE_SECONDS))
-
-
-def _set_up_once() -> None:
-    """Once in a process, so that a set-up that was closed on purpose stays closed."""
-    if not _was_set_up:
-        with _lock:
-            if not _was_set_up:
-                setup_telemetry()
+    return JsonLines(
+        default_hub,
+        path,
+        *types,
+        max_bytes=max_bytes,
+        backups=backups,
+        queue_size=queue_size,
+        **options,
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +21,9 @@ DEFAULT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 minute."""
 
 MAX_BUCKETS = 64
+
+NOTHING: Mapping[Any, Any] = {}
+"""An empty mapping for all who have nothing to count."""
 
 
 class BucketsError(ValueError):
@@ -106,16 +108,19 @@ class _Histogram:
         return Durations(tuple(self.counts), self.total, dict(self.exemplars or ()))
 
 
+NO_HISTOGRAMS: tuple[_Histogram | None, ...] = (None,) * len(SETTLED_OUTCOMES)
+
+
 class Ledger:
     """What has happened since the breaker was made (in this process)."""
 
     __slots__ = (
         "_entered",
+        "_histograms",
         "_seconds",
         "_state",
         "buckets",
         "fallbacks",
-        "histograms",
         "rejected",
         "slow",
         "transitions",
@@ -124,13 +129,14 @@ class Ledger:
 
     def __init__(self, buckets: tuple[float, ...], *, state: State, now: float) -> None:
         self.buckets = buckets
-        self.histograms: dict[Outcome, _Histogram] = {}
+        self._histograms = NO_HISTOGRAMS
         self.rejected = 0
         self.would_reject = 0
         self.slow = 0
-        self.fallbacks: Counter[Outcome] = Counter()
-        self.transitions: Counter[tuple[State, State, Cause]] = Counter()
-        self._seconds: dict[State, float] = {}
+        # What is rare is replaced, not changed: most breakers share the empty ones.
+        self.fallbacks: Mapping[Outcome, int] = NOTHING
+        self.transitions: Mapping[tuple[State, State, Cause], int] = NOTHING
+        self._seconds: Mapping[State, float] = NOTHING
         self._state = state
         self._entered = now
 
@@ -142,14 +148,21 @@ class Ledger:
         if slow:
             self.slow += 1
 
-    def add_successes(self, durations: list[float]) -> None:
-        """A batch of successes, at least one, none of them slow. May reorder the list."""
-        self._histogram(Outcome.SUCCESS).add_batch(durations)
+    def add_batch(self, outcome: Outcome, durations: list[float]) -> None:
+        """Calls that ended alike, none of them slow. May reorder the list."""
+        if durations:
+            self._histogram(outcome).add_batch(durations)
+
+    def add_fallback(self, outcome: Outcome) -> None:
+        """A fallback stood in for a call that ended so."""
+        self.fallbacks = {**self.fallbacks, outcome: self.fallbacks.get(outcome, 0) + 1}
 
     def add_transition(self, old: State, new: State, cause: Cause, now: float) -> None:
         """The state changed at `now`."""
-        self.transitions[old, new, cause] += 1
-        self._seconds[old] = self._seconds.get(old, 0.0) + max(now - self._entered, 0.0)
+        change = (old, new, cause)
+        self.transitions = {**self.transitions, change: self.transitions.get(change, 0) + 1}
+        seconds = self._seconds.get(old, 0.0) + max(now - self._entered, 0.0)
+        self._seconds = {**self._seconds, old: seconds}
         self._state = new
         self._entered = now
 
@@ -163,11 +176,13 @@ class Ledger:
         """The histogram of each outcome that an admitted call can have."""
         nothing = Durations((0,) * (len(self.buckets) + 1), 0.0, {})
         return {
-            outcome: self.histograms[outcome].read() if outcome in self.histograms else nothing
-            for outcome in SETTLED_OUTCOMES
+            outcome: nothing if histogram is None else histogram.read()
+            for outcome, histogram in zip(SETTLED_OUTCOMES, self._histograms, strict=True)
         }
 
     def _histogram(self, outcome: Outcome) -> _Histogram:
-        if (histogram := self.histograms.get(outcome)) is None:
-            histogram = self.histograms[outcome] = _Histogram(self.buckets)
+        at = SETTLED_OUTCOMES.index(outcome)
+        if (histogram := self._histograms[at]) is None:
+            histogram = _Histogram(self.buckets)
+            self._histograms = (*self._histograms[:at], histogram, *self._histograms[at + 1 :])
         return histogram

@@ -22,8 +22,8 @@ Rule 3. Only SUCCESS and FAILURE count. IGNORED and CANCELLED give their place b
 Rule 4. A rate is judged only over at least `min_calls` calls.
 Rule 5. When several trip rules are met at once, the cause is the first of: consecutive failures,
         failure count, failure rate, slow-call rate.
-Rule 6. A success that changes nothing may be counted in a batch. `calm` says when that is so: no
-        success that is not slow can then change the state, whatever comes in between.
+Rule 6. Calls that change nothing may be counted in a batch. `headroom` says how many failures can
+        settle, mixed with any number of successes, before one of them could change the state.
 Rule 7. Isolation is stronger than any other command. A command given during an isolation says what
         the state will be when the last holder has left.
 
@@ -77,6 +77,14 @@ def transitions_of(policy: Policy) -> list[tuple[State, State, Cause]]:
 def _resumable(state: State) -> State:
     """What an isolation gives back: the probes of a half-open breaker are gone by then."""
     return OPEN if state is HALF_OPEN else state
+
+
+def _most_below(rate: float, calls: int) -> int:
+    """The largest number of failures that is less than this share of the calls."""
+    most = int(rate * calls) + 1
+    while most / calls >= rate:
+        most -= 1
+    return most
 
 
 class Permit:
@@ -135,6 +143,7 @@ class Verdict(NamedTuple):
     transition: Transition | None = None
 
 
+NO_LEASES: frozenset[Permit] = frozenset()
 COUNTED = Verdict()
 LATE = Verdict(late=True)
 
@@ -143,7 +152,6 @@ class Machine:
     """See the top of the file. Not thread-safe: its owner holds a lock around each method."""
 
     __slots__ = (
-        "_admit_any",
         "_base_wait",
         "_closed_at",
         "_isolations",
@@ -166,10 +174,12 @@ class Machine:
         "window",
     )
 
+    permit: Permit
+    _leases: frozenset[Permit]
+
     def __init__(self, policy: Policy, *, now: float, random: Callable[[], float]) -> None:
         self.policy = policy
         self.state = CLOSED
-        self.generation = 0
         self.window: Window = (
             CountWindow(policy.window)
             if isinstance(policy.window, int)
@@ -185,13 +195,13 @@ class Machine:
         self._open_until = now
         self._not_before = -inf
         self._closed_at = -inf
-        self._leases: set[Permit] = set()
         self._probe_successes = 0
         self._ramp_until = -inf
         self._ramp_credit = 0.0
         self._isolations = 0
         self._resume = CLOSED
-        self._new_permit()
+        self.generation = -1
+        self.new_generation()
 
     # -- a call asks ------------------------------------------------------------------------------
 
@@ -199,9 +209,9 @@ class Machine:
         """May one call run now?"""
         now = self.advance(now)
         if self.state is CLOSED:
-            return self._admit_any if now >= self._ramp_until else self._admit_share(now)
+            return Admission(self.permit) if now >= self._ramp_until else self._admit_share(now)
         if self.state is DISABLED:
-            return self._admit_any
+            return Admission(self.permit)
         if self.state is FORCED_OPEN:
             return Admission(None)
         if self.state is HALF_OPEN:
@@ -218,7 +228,7 @@ class Machine:
         wanted = max(policy.probes, policy.successes_to_close)
         if in_flight < policy.probes and in_flight + self._probe_successes < wanted:
             probe = Permit(self.generation, HALF_OPEN, now + policy.probe_lease)
-            self._leases.add(probe)
+            self._leases |= {probe}
             return Admission(probe)
         return Admission(None, min(lease.lease_ends for lease in self._leases) - now)
 
@@ -231,10 +241,10 @@ class Machine:
         if self._ramp_credit < 1:
             return Admission(None, left)
         self._ramp_credit -= 1
-        return self._admit_any
+        return Admission(self.permit)
 
     def _expire_leases(self, now: float) -> None:
-        self._leases = {lease for lease in self._leases if lease.lease_ends > now}
+        self._leases = frozenset(lease for lease in self._leases if lease.lease_ends > now)
 
     # -- a call ends ------------------------------------------------------------------------------
 
@@ -261,7 +271,7 @@ class Machine:
         return Verdict(transition=self._judge())
 
     def _settle_probe(self, probe: Permit, outcome: Outcome, *, slow: bool) -> Verdict:
-        self._leases.remove(probe)
+        self._leases -= {probe}
         if outcome is Outcome.FAILURE:
             self.consecutive_failures += 1
         elif outcome is Outcome.SUCCESS:
@@ -275,44 +285,39 @@ class Machine:
                 return Verdict(transition=self._close(Cause.PROBES_SUCCEEDED))
         return COUNTED
 
-    def release(self, permit: Permit) -> None:
-        """An admitted call will not run after all: it gives its place back."""
-        self._leases.discard(permit)
+    def settle_batch(self, n: int, *, failed: bool = False) -> Transition | None:
+        """`n` calls (1 or more) of this generation ended alike, not slow, and before `fence()`.
 
-    def settle_batch(self, n: int) -> tuple[int, Transition | None]:
-        """`n` successes of this generation ended, none of them slow, all of them before `fence()`.
-
-        Returns how many of them counted (the rest came after the change of state), and the change.
+        Within the `headroom` that changes nothing. Two threads can use the last of it at once; then
+        the rules are judged here, after the last of the calls.
         """
         if self.state is not CLOSED:
-            return n, None
-        # The call that completes `min_calls` has to be judged, as it would be alone.
-        up_to_gate = min(n, max(self.policy.min_calls - self.window.calls, 0))
-        counted = 0
-        for step in (up_to_gate, n - up_to_gate):
-            if step:
-                self.consecutive_failures = 0
-                self.window.add_successes(step)
-                counted += step
-                if (transition := self._judge()) is not None:
-                    return counted, transition
-        return counted, None
+            return None
+        self.consecutive_failures = self.consecutive_failures + n if failed else 0
+        self.window.add_batch(n, failed=failed)
+        return self._judge()
 
-    @property
-    def calm(self) -> bool:
-        """Whether no success can change the state before the next `fence()` (rule 6)."""
+    def headroom(self) -> float:
+        """How many failures cannot change the state before the next `fence()`, however many
+        successes come in between, and none of them slow (rule 6). Below 0: even a success could.
+        """
         if self.state is DISABLED:
-            return True
+            return inf
         if self.state is not CLOSED or self._now < self._ramp_until:
-            return False
+            return -1
         window, policy = self.window, self.policy
-        if window.calls >= policy.min_calls:
-            # A window of time forgets old successes on its own: a rate may be met and not yet
-            # judged.
-            return self._trip_cause() is None
-        return not (policy.failure_rate is not None and window.failures) and not (
-            policy.slow_call_rate is not None and window.slow_calls
-        )
+        # Until the fence the window only gains calls: no rate is judged over fewer than these.
+        calls = max(window.calls, policy.min_calls)
+        if (rate := policy.slow_call_rate) is not None and window.slow_calls / calls >= rate:
+            return -1
+        room = inf
+        if (limit := policy.consecutive_failures) is not None:
+            room = limit - 1 - self.consecutive_failures
+        if (limit := policy.failure_count) is not None:
+            room = min(room, limit - 1 - window.failures)
+        if (rate := policy.failure_rate) is not None:
+            room = min(room, _most_below(rate, calls) - window.failures)
+        return room
 
     def fence(self) -> float:
         """The time until which `settle_batch` is exact."""
@@ -457,12 +462,8 @@ class Machine:
         changes.
         """
         self.generation += 1
-        self._leases = set()
-        self._new_permit()
-
-    def _new_permit(self) -> None:
+        self._leases = NO_LEASES
         self.permit = Permit(self.generation, self.state)
-        self._admit_any = Admission(self.permit)
 
     def _forget(self) -> None:
         self.window.clear()

@@ -14,39 +14,89 @@ from breakerscope.hub import Guard
 from breakerscope.machine import Permit
 
 LAID_OUT = 64
-"""How many passes or slips are laid out at once: the lock is taken about once in so many calls."""
+"""How many slips are laid out at once for refused calls."""
+
+FEWEST, MOST = 16, 256
+
+
+def batch_size(calls: int) -> int:
+    """How many passes to lay out for a breaker that has had so many calls: the lock is taken about
+    once for so many. A breaker with few calls keeps a short journal.
+    """
+    return min(max(calls >> 4, FEWEST), MOST)
 
 
 LONG_WAY: Guard = (None, None).__len__
 """The guard of a pass whose calls must not leave by the journal. It always says yes."""
 
+Entry = float | tuple[float]
+"""A duration in seconds: of a success, or in a tuple that of a failure."""
+
 
 class Pass:
-    """Leave to make calls in one generation, and the journal of those that were plain successes.
+    """Leave to make one call, which came in the long way and leaves the same way."""
 
-    `watch` says whether a success must not leave by the journal, and so does a `fence` that has
-    passed. A call that came in the long way has a pass of its own, which sends it out the same way.
-    `given` and `settled` count the calls of a pass that is shared.
-    """
+    __slots__ = ("in_flight", "permit")
 
-    __slots__ = ("append", "fence", "given", "journal", "permit", "settled", "watch")
+    watch: Guard = LONG_WAY
+    """Says whether a success must not leave by the journal."""
+    watch_failures: Guard = LONG_WAY
+    """The same for a failure."""
+    fence = inf
+    """The time from which on no call may leave by the journal."""
+    slips: list[None] = []  # noqa: RUF012 - stays empty
+    """A failure takes one of them to leave by the journal."""
+    journal: list[Entry]
+    permit: Permit
+    in_flight: int
 
     def __init__(self, permit: Permit) -> None:
         self.permit = permit
-        self.watch = LONG_WAY
-        self.fence = inf
-        self.journal: list[float] = []
-        self.append = self.journal.append
-        self.given = 0
-        self.settled = 0
+        self.in_flight = 1
 
-    def fold(self) -> list[float]:
-        """Take the durations that are in the journal by now, and count their calls as settled."""
+
+class SharedPass(Pass):
+    """Leave to make calls in one generation, and the journal of those that changed nothing.
+
+    Each slip is room for one failure. `slips_out` counts slips that are laid out, and failures that
+    have taken one and are not yet out of the journal; `in_flight` does the same for passes.
+    """
+
+    __slots__ = (
+        "fence",
+        "journal",
+        "slips",
+        "slips_out",
+        "watch",
+        "watch_failures",
+    )
+
+    def __init__(self, permit: Permit) -> None:
+        super().__init__(permit)
+        self.in_flight = 0
+        self.watch = self.watch_failures = LONG_WAY
+        self.fence = inf
+        self.journal: list[Entry] = []
+        self.slips: list[None] = []
+        self.slips_out = 0
+
+    def fold(self) -> list[Entry]:
+        """Take what is in the journal by now, and count its calls as settled."""
         n = len(self.journal)
-        durations = self.journal[:n]
+        entries = self.journal[:n]
         del self.journal[:n]
-        self.settled += n
-        return durations
+        self.in_flight -= n
+        return entries
+
+    def lay_slips(self, room: float, at_once: int) -> bool:
+        """Make the slips fit the room for failures. False if more are out than there is room."""
+        if self.slips_out > room:
+            self.slips_out -= take_all(self.slips)
+        elif not self.slips:
+            more = max(min(int(min(room, MOST)) - self.slips_out, at_once), 0)
+            self.slips_out += more
+            self.slips.extend([None] * more)
+        return self.slips_out <= room
 
 
 class Refusal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -105,6 +104,9 @@ class Policy:
         """Eight hexadecimal digits, equal for equal policies in every process: shows config
         drift.
         """
+        # Here, since most of its import is the loading of OpenSSL.
+        import hashlib
+
         text = ",".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

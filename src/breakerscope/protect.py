@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from datetime import timedelta
 from math import inf
 from types import CoroutineType
@@ -20,7 +20,7 @@ from breakerscope.classify import Classifier
 from breakerscope.events import Outcome
 from breakerscope.gate import Clock, Gate
 from breakerscope.hub import Hub
-from breakerscope.passes import Pass
+from breakerscope.passes import Pass, SharedPass
 from breakerscope.tailor import tailored
 
 P = ParamSpec("P")
@@ -35,12 +35,12 @@ class Protector:
     __slots__ = (
         "_await_call_made",
         "_classifier",
+        "_every_exception_fails",
         "_gate",
         "_hub",
         "_now",
         "_passes",
         "_slow_from",
-        "_take",
     )
 
     def __init__(self, gate: Gate, classifier: Classifier, clock: Clock, hub: Hub) -> None:
@@ -49,28 +49,45 @@ class Protector:
         self._hub = hub
         self._now = clock.monotonic
         self._passes = gate.passes
-        self._take = gate.passes.pop
         # A result that has to be looked at never leaves through the journal.
         self._slow_from = gate.slow_from if classifier.ignores_results else -inf
+        self._every_exception_fails = classifier.ignores_no_exception
         self._await_call_made: Callable[..., Any] | None = None
 
     # -- the end of a call -------------------------------------------------------------------------
 
     def _succeeded(self, given: Pass, duration: float, result: object) -> None:
-        """The function returned, and somebody may want to know more."""
-        if duration < self._slow_from:
-            self._gate.witness(given, duration)
-            return
+        """The function returned, and it was not the usual plain success, or that is to be seen."""
         classifier = self._classifier
+        if classifier.ignores_results:
+            self._gate.succeed(given, duration)
+            return
         outcome = classifier.of_result(result, self._hub.count_error)
         if outcome is Outcome.SUCCESS:
-            self._gate.leave(given, duration, outcome)
+            self._gate.succeed(given, duration)
         else:
             hint = classifier.hint(result, self._hub.count_error)
             self._gate.leave(given, duration, outcome, "failure_if", hint)
 
     def _failed(self, given: Pass, duration: float, error: BaseException) -> None:
         """The function raised."""
+        if (
+            given.slips
+            and self._every_exception_fails
+            and isinstance(error, Exception)
+            and duration < self._gate.slow_from
+            and not given.watch_failures()
+            and not isinstance(error, BaseExceptionGroup)
+            and not (given.fence < inf and self._now() >= given.fence)
+        ):
+            try:
+                given.slips.pop()
+            except IndexError:
+                # Another call took the last one: the long way.
+                pass
+            else:
+                given.journal.append((duration,))
+                return
         if isinstance(error, GeneratorExit):
             # Possibly the garbage collector at work, in a thread that holds the lock of the gate.
             self._gate.abandon(given, duration, Outcome.CANCELLED, error)
@@ -109,7 +126,7 @@ class Protector:
             "_now": self._now,
             "_slow_from": self._slow_from,
             "_failed": self._failed,
-            "_succeeded": self._succeeded,
+            "_succeeded": gate.succeed if self._classifier.ignores_results else self._succeeded,
         }
         return tailored(
             fn,
@@ -128,11 +145,14 @@ class Protector:
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `fn` through the breaker. For a coroutine function, returns an awaitable."""
-        if getattr(fn, "__code__", _NO_CODE).co_flags & inspect.CO_COROUTINE:
-            return cast("R", self._await_call(fn, *args, **kwargs))
         try:
-            given = self._take() if self._passes else self._gate.enter()
+            given = self._passes.pop() if self._passes else None
         except IndexError:
+            given = None
+        if given is None:
+            if getattr(fn, "__code__", _NO_CODE).co_flags & inspect.CO_COROUTINE:
+                # Where the answer may be no, it belongs to the one who awaits.
+                return cast("R", self._await_call(fn, *args, **kwargs))
             given = self._gate.enter()
         now = self._now
         start = now()
@@ -143,21 +163,41 @@ class Protector:
             raise
         end = now()
         if type(result) is CoroutineType:
-            # A callable that hides its kind (a partial, a lambda): the call is yet to be made.
-            self._gate.give_back(given)
-            return cast("R", self._await(cast("Any", result)))
-        if end - start >= self._slow_from or end >= given.fence or given.watch():
-            self._succeeded(given, end - start, result)
+            return cast("R", self._yet_to_be_made(given, cast("Any", result)))
+        duration = end - start
+        if duration >= self._slow_from or end >= given.fence or given.watch():
+            self._succeeded(given, duration, result)
         else:
-            given.append(end - start)
+            given.journal.append(duration)
         return result
 
-    async def _await(self, coroutine: Coroutine[Any, Any, R]) -> R:
+    def _yet_to_be_made(self, given: Pass, coroutine: Coroutine[Any, Any, R]) -> Awaitable[R]:
+        """The call of a coroutine function, or of a callable that hides one (a partial, a lambda).
+
+        A coroutine asks when it is awaited; where the answer has been counted, not once more.
+        """
+        if isinstance(given, SharedPass):
+            self._gate.give_back(given)
+            return self._ask_and_await(coroutine)
+        return self._await(_Begun(self._gate, given), coroutine)
+
+    async def _ask_and_await(self, coroutine: Coroutine[Any, Any, R]) -> R:
         try:
             return cast("R", await self._await_call(_identity, coroutine))
         finally:
             # A refused call must not leave a coroutine behind that nobody awaits.
             coroutine.close()
+
+    async def _await(self, begun: _Begun, coroutine: Coroutine[Any, Any, R]) -> R:
+        given, now = begun.go_on(), self._now
+        start = now()
+        try:
+            result = await coroutine
+        except BaseException as error:
+            self._failed(given, now() - start, error)
+            raise
+        self._succeeded(given, now() - start, result)
+        return result
 
     def _generator(
         self, fn: Callable[P, Generator[Any, Any, R]]
@@ -231,33 +271,18 @@ class Protector:
 
     def guard(self) -> Guard:
         """One protected block, for `with` and `async with`."""
-        return Guard(self)
+        # An `__init__` in Python would take a fifth of the whole block.
+        guard = Guard()
+        guard._protector = self
+        guard._given = guard._verdict = None
+        return guard
 
     def _enter(self) -> Pass:
         """The way in for a block."""
         try:
-            return self._take() if self._passes else self._gate.enter()
+            return self._passes.pop() if self._passes else self._gate.enter()
         except IndexError:
             return self._gate.enter()
-
-    def _exit(
-        self,
-        given: Pass,
-        start: float,
-        error: BaseException | None,
-        verdict: tuple[Outcome, str | None] | None,
-    ) -> None:
-        """The way out for a block."""
-        end = self._now()
-        duration = end - start
-        if verdict is not None:
-            self._gate.leave(given, duration, *verdict)
-        elif error is not None:
-            self._failed(given, duration, error)
-        elif duration >= self._slow_from or end >= given.fence or given.watch():
-            self._succeeded(given, duration, None)
-        else:
-            given.append(duration)
 
 
 class Guard:
@@ -270,11 +295,10 @@ class Guard:
 
     __slots__ = ("_given", "_protector", "_start", "_verdict")
 
-    def __init__(self, protector: Protector) -> None:
-        self._protector = protector
-        self._given: Pass | None = None
-        self._verdict: tuple[Outcome, str | None] | None = None
-        self._start = 0.0
+    _protector: Protector
+    _given: Pass | None
+    _verdict: tuple[Outcome, str | None] | None
+    _start: float
 
     def fail(self, why: str = "fail") -> None:
         """The block is a failure. `why` goes into the event as its error; no user data, please."""
@@ -291,14 +315,28 @@ class Guard:
     def __enter__(self) -> Self:
         if self._given is not None:
             raise RuntimeError("a guard is for one block: ask the breaker for a new one")
-        self._given = self._protector._enter()
-        self._start = self._protector._now()
+        protector = self._protector
+        try:
+            self._given = protector._passes.pop() if protector._passes else protector._gate.enter()
+        except IndexError:
+            self._given = protector._gate.enter()
+        self._start = protector._now()
         return self
 
     def __exit__(self, cls: object, error: BaseException | None, traceback: object) -> None:
-        if self._given is None:
+        given, protector = self._given, self._protector
+        if given is None:
             raise RuntimeError("a guard that was not entered cannot be left")
-        self._protector._exit(self._given, self._start, error, self._verdict)
+        end = protector._now()
+        duration = end - self._start
+        if self._verdict is not None:
+            protector._gate.leave(given, duration, *self._verdict)
+        elif error is not None:
+            protector._failed(given, duration, error)
+        elif duration >= protector._slow_from or end >= given.fence or given.watch():
+            protector._succeeded(given, duration, None)
+        else:
+            given.journal.append(duration)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -313,6 +351,26 @@ async def _call_and_await(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) 
 
 async def _identity(coroutine: Coroutine[Any, Any, R]) -> R:
     return await coroutine
+
+
+class _Begun:
+    """A call that was admitted before anybody awaits it. If nobody ever does, it was cancelled."""
+
+    __slots__ = ("_gate", "_given")
+
+    def __init__(self, gate: Gate, given: Pass) -> None:
+        self._gate = gate
+        self._given: Pass | None = given
+
+    def go_on(self) -> Pass:
+        """The call is awaited: whoever does so settles it."""
+        given = cast("Pass", self._given)
+        self._given = None
+        return given
+
+    def __del__(self) -> None:
+        if self._given is not None:
+            self._gate.abandon(self._given, 0.0, Outcome.CANCELLED, GeneratorExit())
 
 
 def _close(stream: Generator[Any, Any, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from breakerscope.events import Event
 from breakerscope.registry import default_registry
-from breakerscope.testing import FakeClock, capture_events
+from breakerscope.testing import FakeClock, capture_events, strict_listeners
 
 
 @pytest.fixture
@@ -33,3 +33,10 @@ def fresh_breakers() -> Generator[None, None, None]:
     default_registry.clear()
     for breaker in before:
         default_registry.add(breaker)
+
+
+@pytest.fixture
+def strict_breaker_listeners() -> Generator[None, None, None]:
+    """The test fails at its end if a listener has raised."""
+    with strict_listeners():
+        yield

@@ -28,8 +28,8 @@ class Registry:
     def add(self, breaker: CircuitBreaker) -> CircuitBreaker:
         """Add a breaker, and return the one that now has this name.
 
-        If one with the same policy, classification and buckets was there before, it stays. Raises
-        ContradictionError if it differs.
+        If one with the same policy, classification, buckets and labels was there before, it stays.
+        Raises ContradictionError if it differs.
         """
         with self._lock:
             existing = self._breakers.setdefault(breaker.name, breaker)
@@ -57,7 +57,7 @@ class Registry:
 
 def _check_same(existing: CircuitBreaker, asked: CircuitBreaker) -> None:
     differences = existing.policy.differences(asked.policy)
-    for part in ("classifier", "buckets"):
+    for part in ("classifier", "buckets", "labels"):
         old, new = getattr(existing, part), getattr(asked, part)
         if old != new:
             differences.append(f"{part}: {old!r} and {new!r}")

@@ -14,29 +14,35 @@ import functools
 import inspect
 import linecache
 from collections.abc import Callable
-from types import CodeType, FunctionType
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 TEXT = """\
-{async_}def protected({parameters}):
-    try:
-        _given = _take() if _passes else _enter()
-    except IndexError:
-        _given = _enter()
-    _start = _now()
-    try:
-        _result = {await_}_fn({arguments})
-    except BaseException as _error:
-        _failed(_given, _now() - _start, _error)
-        raise
-    {measure}
-    if {special}:
-        _succeeded(_given, _duration, _result)
-    else:
-        _given.append(_duration)
-    return _result
+def _make(_fn, {names}):
+    {async_}def protected({parameters}):
+        try:
+            _given = _take() if _passes else _enter()
+        except IndexError:
+            _given = _enter()
+        _start = _now()
+        try:
+            _result = {await_}_fn({arguments})
+        except BaseException as _error:
+            _failed(_given, _now() - _start, _error)
+            raise
+        {measure}
+        if {special}:
+            _succeeded(_given, _duration, _result)
+        else:
+            _given.journal.append(_duration)
+        return _result
+    return protected
 """
-"""Names of our own begin with an underscore; parameters that do so as well are not tailored."""
+"""Names of our own begin with an underscore; parameters that do so as well are not tailored.
+
+They are those of an enclosing function, not globals: functions with the same parameters share their
+code, and the interpreter remembers in the code where the globals of one function were.
+"""
 
 
 def tailored(
@@ -50,11 +56,12 @@ def tailored(
     """The protected form of `fn`. `names` are the functions that the text calls."""
     parameters, arguments = _measures(fn)
     text = TEXT.format(
+        names=", ".join(names),
         async_="async " if is_coroutine else "",
         await_="await " if is_coroutine else "",
         parameters=parameters,
         arguments=arguments,
-        measure="_end = _now()\n    _duration = _end - _start"
+        measure="_end = _now()\n        _duration = _end - _start"
         if asks_fence
         else "_duration = _now() - _start",
         special=" or ".join(
@@ -63,10 +70,7 @@ def tailored(
             + ["_given.watch()"]
         ),
     )
-    scope = {**names, "_fn": fn}
-    # The text is ours; of the function it has no more than the names of its parameters.
-    exec(_compiled(text), scope)  # noqa: S102
-    protected: Any = scope["protected"]
+    protected = _maker(text)(fn, **names)
     if isinstance(fn, FunctionType):
         protected.__defaults__ = fn.__defaults__
         protected.__kwdefaults__ = fn.__kwdefaults__
@@ -74,11 +78,16 @@ def tailored(
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(text: str) -> CodeType:
-    """The code, once for all functions with the same parameters, and its lines for tracebacks."""
+def _maker(text: str) -> Callable[..., Any]:
+    """What makes the wrappers of all functions with the same parameters. The text is kept for
+    tracebacks.
+    """
     file = f"<breakerscope {hash(text):x}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    return compile(text, file, "exec")
+    scope: dict[str, Any] = {}
+    # The text is ours; of the function it has no more than the names of its parameters.
+    exec(compile(text, file, "exec"), scope)  # noqa: S102
+    return cast("Callable[..., Any]", scope["_make"])
 
 
 def _measures(fn: Callable[..., Any]) -> tuple[str, str]:

@@ -57,3 +57,21 @@ def capture_events(*types: EventType, hub: Hub = default_hub) -> Generator[list[
     events: list[Event] = []
     with hub.subscribe(events.append, *types, inline=True, name="capture_events"):
         yield events
+
+
+@contextmanager
+def strict_listeners(*, hub: Hub = default_hub, timeout: float = 5.0) -> Generator[None]:
+    """What listeners raise inside the block is raised at its end, as an ExceptionGroup.
+
+    The end waits up to `timeout` seconds for the events that are still queued. The protected calls
+    see nothing of it, as ever. Not for use from several threads at once.
+    """
+    raised: list[Exception] = []
+    hub.raised = raised
+    try:
+        yield
+        hub.flush(timeout)
+    finally:
+        hub.raised = None
+    if raised:
+        raise ExceptionGroup("listeners raised", raised)

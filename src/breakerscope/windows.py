@@ -3,9 +3,9 @@
 Both keep three figures (calls, failures, slow calls) up to date at a constant cost per call.
 Neither reads a clock: time comes in as an argument, in seconds of any monotonic clock.
 
-`fence()` is the time until which successes may be added in a batch without saying when each of them
+`fence()` is the time until which calls may be added in a batch without saying when each of them
 happened. A count window does not care about time. A time window forgets by whole buckets, so every
-success before the end of the current bucket is worth the same.
+call before the end of the current bucket is worth the same.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Window(Protocol):
         """
         ...
 
-    def add_successes(self, n: int) -> None:
-        """Count `n` successes that were not slow and that happened before the fence."""
+    def add_batch(self, n: int, *, failed: bool = ...) -> None:
+        """Count `n` calls that were not slow and that ended before the fence."""
         ...
 
     def add(self, *, failed: bool, slow: bool) -> None:
@@ -39,7 +39,7 @@ class Window(Protocol):
         ...
 
     def fence(self) -> float:
-        """The time until which `add_successes` is exact."""
+        """The time until which `add_batch` is exact."""
         ...
 
     def clear(self) -> None:
@@ -74,25 +74,22 @@ class CountWindow:
     def fence(self) -> float:
         return inf
 
-    def add_successes(self, n: int) -> None:
+    def add_batch(self, n: int, *, failed: bool = False) -> None:
         size = len(self._ring)
-        if self.failures or self.slow_calls:
-            if n >= size:
-                self.clear()
-            else:
-                end = self._next + n
-                self._forget(self._next, min(end, size))
-                self._forget(0, max(end - size, 0))
+        if failed or self.failures or self.slow_calls:
+            end = self._next + min(n, size)
+            self._write(self._next, min(end, size), failed=failed)
+            self._write(0, max(end - size, 0), failed=failed)
         self._next = (self._next + n) % size
         self.calls = min(self.calls + n, size)
 
-    def _forget(self, start: int, end: int) -> None:
-        """Take out the figures of the calls that stood in these slots."""
+    def _write(self, start: int, end: int, *, failed: bool) -> None:
+        """Put calls into these slots, and take out the figures of those that stood there."""
         old = self._ring[start:end]
         both = old.count(FAILED | SLOW)
-        self.failures -= old.count(FAILED) + both
+        self.failures += failed * (end - start) - old.count(FAILED) - both
         self.slow_calls -= old.count(SLOW) + both
-        self._ring[start:end] = bytes(end - start)
+        self._ring[start:end] = bytes([failed]) * (end - start)
 
     def add(self, *, failed: bool, slow: bool) -> None:
         ring, at = self._ring, self._next
@@ -163,9 +160,13 @@ class TimeWindow:
     def fence(self) -> float:
         return inf if self._at is None else (self._at + 1) * self._width
 
-    def add_successes(self, n: int) -> None:
+    def add_batch(self, n: int, *, failed: bool = False) -> None:
+        slot = self._slot()
         self.calls += n
-        self._calls[self._slot()] += n
+        self._calls[slot] += n
+        if failed:
+            self.failures += n
+            self._failures[slot] += n
 
     def add(self, *, failed: bool, slow: bool) -> None:
         slot = self._slot()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from tests.servers.process import (
     start,
     wait_until,
 )
+
+VERSION_SECONDS = 10.0
 
 
 @dataclass
@@ -41,10 +44,11 @@ class Span:
 
 
 class OtlpReceiver:
-    """Takes OTLP over gRPC (`grpc_url`) and HTTP (`http_url`)."""
+    """Takes OTLP over gRPC (`grpc_url`) and HTTP (`http_url`), and prints one signal in detail."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, signal: str = "traces") -> None:
         self._folder = folder
+        self._signal = signal
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -52,25 +56,46 @@ class OtlpReceiver:
         return self
 
     def _begin(self) -> ServerProcess:
-        grpc, http = free_port(), free_port()
-        self.grpc_url = f"http://127.0.0.1:{grpc}"
-        self.http_url = f"http://127.0.0.1:{http}"
+        self._ports = free_port(), free_port()
+        self.grpc_url, self.http_url = (f"http://127.0.0.1:{port}" for port in self._ports)
+        return self._run(self._folder)
+
+    def stop(self) -> None:
+        """Die."""
+        self._stack.close()
+
+    def start_again(self) -> None:
+        """Come back at the same address; what was received before is forgotten."""
+        self._folder = self._folder / "again"
+        self._folder.mkdir()
+        self._server = self._run(self._folder)
+
+    def _run(self, folder: Path) -> ServerProcess:
+        grpc, http = self._ports
         command = [
             require(_agent(), "a rotel that runs with this Python"),
             "start",
             *("--exporter", "blackhole"),
-            *("--debug-log", "traces"),
+            *("--debug-log", self._signal),
             *("--debug-log-verbosity", "detailed"),
             *("--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"),
             *("--otlp-http-endpoint", f"127.0.0.1:{http}"),
         ]
-        ready = [grpc, http]
         return self._stack.enter_context(
-            ServerProcess(command, self._folder, lambda: all(_listens(port) for port in ready))
+            ServerProcess(
+                command,
+                folder,
+                lambda: _listens(grpc) and _listens(http),
+                env=_environment(),
+            )
         )
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
+
+    def output(self) -> str:
+        """All that it printed."""
+        return self._server.output()
 
     def spans(self) -> list[Span]:
         """All spans received so far."""
@@ -97,8 +122,22 @@ def _agent() -> str | None:
     if spec is None or spec.origin is None:
         return None
     agent = str(Path(spec.origin).parent / "rotel-agent")
-    runs = subprocess.run([agent, "--version"], capture_output=True, check=False).returncode == 0
-    return agent if runs else None
+    try:
+        subprocess.run(
+            [agent, "--version"],
+            capture_output=True,
+            check=True,
+            timeout=VERSION_SECONDS,
+            env=_environment(),
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return agent
+
+
+def _environment() -> dict[str, str]:
+    """Without the settings of an agent that runs here for other ends: they win over arguments."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("ROTEL_")}
 
 
 def _listens(port: int) -> bool:

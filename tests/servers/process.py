@@ -71,7 +71,14 @@ def start(begin: Callable[[], T]) -> T:
 class ServerProcess:
     """One server. `output()` is all it has printed so far."""
 
-    def __init__(self, command: list[str], folder: Path, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        folder: Path,
+        is_ready: Callable[[], bool],
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self._env = env
         self._log = folder / f"{Path(command[0]).name}.log"
         self._command = command
         self._is_ready = is_ready
@@ -80,7 +87,11 @@ class ServerProcess:
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=self._folder, stdout=log, stderr=subprocess.STDOUT
+                self._command,
+                cwd=self._folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
             )
         try:
             wait_until(self._ready_or_dead, f"{self._command[0]} is ready")

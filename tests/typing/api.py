@@ -8,6 +8,8 @@ from typing import assert_type
 import breakerscope as bs
 
 breaker = bs.instrumented_breaker("x", consecutive_failures=5, open_for=10.0, ignore=KeyError)
+bs.instrumented_breaker("y", labels={"team": "search"})
+bs.setup_telemetry(prefix="shop", labels={"team": "checkout"}, max_breakers=10).close()
 
 
 @breaker
@@ -57,6 +59,10 @@ async def fall_back() -> None:
 
 async def use() -> None:
     assert_type(breaker.protect(plain)(1), str)
+    assert_type(bs.internal_span(breaker)(plain)(1, note="n"), str)
+    assert_type(bs.setup_telemetry(events="both", otel_metrics=True, otlp=True), bs.Telemetry)
+    bs.setup_telemetry(events="trace")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await bs.internal_span(breaker)(coroutine)(1), float)
     assert_type(bs.breakers_per("host", limit=10)("a"), bs.CircuitBreaker)
     assert_type(plain(1, note="n"), str)
     assert_type(await coroutine(1), float)
@@ -77,3 +83,27 @@ async def use() -> None:
         plain(1)
     except bs.CircuitBreakerOpenError as error:
         assert_type(error.retry_after, float | None)
+
+
+def events(event: bs.Event) -> None:
+    assert_type(bs.event_to_json(event), str)
+    assert_type(bs.event_from_json("{}"), bs.Event)
+    assert_type(bs.event_from_dict(bs.event_to_dict(event)), bs.Event)
+    with bs.to_jsonl("events.jsonl", bs.StateChanged, max_bytes=None) as lines:
+        assert_type(lines.lost, int)
+    assert_type(bs.recent(10, bs.StateChanged, breaker="x").events(), list[bs.Event])
+    with bs.stream(queue_size=10) as stream:
+        for event in stream:
+            assert_type(event, bs.Event)
+
+
+async def events_for_tasks() -> None:
+    async with bs.astream(bs.CallSettled, outcomes={bs.Outcome.FAILURE}) as stream:
+        async for event in stream:
+            assert_type(event, bs.Event)
+
+
+def logs() -> None:
+    levels: dict[str, bs.LogLevel] = {"circuit_breaker.call_succeeded": "debug"}
+    assert_type(bs.setup_telemetry(log_levels=levels, log_rejections_every=5), bs.Telemetry)
+    bs.setup_telemetry(log_levels={"circuit_breaker.call_failed": "loud"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]

@@ -132,7 +132,8 @@ def test_an_unknown_option() -> None:
 
 
 def test_the_options_are_the_fields() -> None:
-    assert set(BreakerOptions.__annotations__) == {*ALLOWED, *CLASSIFIER_OPTIONS, "buckets"}
+    others = {"buckets", "labels"}
+    assert set(BreakerOptions.__annotations__) == {*ALLOWED, *CLASSIFIER_OPTIONS, *others}
 
 
 @pytest.mark.parametrize("rule", [3, (ValueError, 3), int, "ValueError"])

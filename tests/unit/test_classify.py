@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 
@@ -166,6 +167,21 @@ def test_a_result_rule_that_cannot_be(rule: str) -> None:
 def test_whether_results_matter() -> None:
     assert Classifier(ignore=KeyError).ignores_results
     assert not Classifier(failure_if=bool).ignores_results
+
+
+@pytest.mark.parametrize(
+    ("rules", "none"),
+    [
+        ({}, True),
+        ({"failure_if": bool}, True),
+        ({"failures": KeyError}, False),
+        ({"ignore": KeyError}, False),
+        ({"retry_after_from": len}, False),
+        ({"failures": KeyError, "ignore": OSError, "retry_after_from": len}, False),
+    ],
+)
+def test_whether_an_exception_has_to_be_looked_at(rules: dict[str, Any], none: bool) -> None:
+    assert Classifier(**rules).ignores_no_exception is none
 
 
 def test_a_classifier_is_a_value() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from breakerscope.cli import main
+from breakerscope.reference import as_json, events_page, metrics_page
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -90,7 +92,16 @@ def test_tracing_switched_off_from_outside(
     assert "OTEL_SDK_DISABLED=true" in refused(capsys, "demo", "--headless")
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["demo", "--speed=9"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["demo", "--speed=9"],
+        ["catalogue", "--format=xml"],
+        ["catalogue", "--format=md", "--diff=old.json"],
+    ],
+)
 def test_an_unknown_command_or_option(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
@@ -104,3 +115,66 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for option in ("duration", "headless", "metrics-port", "seed", "log-file", "picture"):
         assert f"--{option}" in text
+
+
+# -- the catalogue --------------------------------------------------------------------------------
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    assert err == ""
+    return code, out
+
+
+def test_the_catalogue_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "catalogue") == (0, f"{metrics_page()}\n{events_page()}")
+    code, out = printed(capsys, "catalogue", "--format=json")
+    assert (code, json.loads(out)) == (0, as_json())
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_changed_since_an_older_catalogue(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, broken: bool
+) -> None:
+    older = as_json()
+    del older["metrics"]["circuit_breaker_state"]
+    older["log_events"].remove("circuit_breaker.call_ignored")
+    expected = (
+        "added metrics/circuit_breaker_state\nadded log_events/circuit_breaker.call_ignored\n"
+    )
+    if broken:
+        older["attributes"].append("circuit_breaker.colour")
+        expected += "removed attributes/circuit_breaker.colour\n"
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(older))
+    code, out = printed(capsys, "catalogue", f"--diff={file}")
+    assert (code, sorted(out.splitlines())) == (int(broken), sorted(expected.splitlines()))
+
+
+def test_a_catalogue_does_not_differ_from_itself(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "old.json"
+    file.write_text(printed(capsys, "catalogue", "--format=json")[1])
+    assert printed(capsys, "catalogue", f"--diff={file}") == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read {file}: No such file or directory"),
+        ("{", "{file} is not JSON: "),
+        ("\udcff", "{file} is not JSON: "),
+        ("[]", "{file} is no catalogue: allowed is what"),
+        ('{"metrics": 3}', "{file} is no catalogue: allowed is what"),
+    ],
+)
+def test_a_file_that_is_no_catalogue(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None, message: str
+) -> None:
+    file = tmp_path / "old.json"
+    if text is not None:
+        file.write_text(text, errors="surrogateescape")
+    err = refused(capsys, "catalogue", f"--diff={file}")
+    assert f"breakerscope catalogue: error: {message.format(file=file)}" in err

@@ -14,6 +14,7 @@ import pytest
 
 from breakerscope import CircuitBreakerOpenError, Outcome
 from breakerscope.breaker import CircuitBreaker
+from breakerscope.classify import Classifier
 from breakerscope.events import CallRejected, CallSettled, Event, StateChanged
 from breakerscope.hub import Hub
 from breakerscope.policy import Policy
@@ -34,14 +35,19 @@ def hasty_interpreter() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def one_call(protected: Callable[[BaseException | None], None], chance: float) -> Outcome:
+def one_call(
+    protected: Callable[[BaseException | None], None],
+    chance: float,
+    *,
+    of_key_error: Outcome = Outcome.IGNORED,
+) -> Outcome:
     """Make one call that ends in one of the ways, and say how the caller saw it."""
     error: BaseException | None = None
     expected = Outcome.SUCCESS
     if chance < 0.05:
         error, expected = Boom(), Outcome.FAILURE
     elif chance < 0.07:
-        error, expected = KeyError(), Outcome.IGNORED
+        error, expected = KeyError(), of_key_error
     elif chance < 0.09:
         error, expected = asyncio.CancelledError(), Outcome.CANCELLED
     try:
@@ -57,18 +63,25 @@ def total(reading: Reading) -> Counter[Outcome]:
     return Counter({outcome: n for outcome, n in reading.calls.items() if n})
 
 
-def make(hub: Hub) -> CircuitBreaker:
-    from breakerscope.classify import Classifier
-
+def make(hub: Hub, *, ignores: bool = True) -> CircuitBreaker:
     policy = Policy(consecutive_failures=3, failure_rate=0.3, open_for=0.002, probes=2)
-    return CircuitBreaker("threads", policy, classifier=Classifier(ignore=KeyError), hub=hub)
+    classifier = Classifier(ignore=KeyError if ignores else None)
+    return CircuitBreaker("threads", policy, classifier=classifier, hub=hub)
 
 
 @pytest.mark.usefixtures("hasty_interpreter")
-@pytest.mark.parametrize("subscribed", [False, True])
-def test_threads_scrapes_and_manual_control_lose_nothing(subscribed: bool) -> None:
+@pytest.mark.parametrize(
+    ("subscribed", "ignores"),
+    [
+        pytest.param(True, True, id="all events heard"),
+        pytest.param(False, True, id="failures take the lock to be sorted"),
+        pytest.param(False, False, id="failures leave by the journal"),
+    ],
+)
+def test_threads_scrapes_and_manual_control_lose_nothing(subscribed: bool, ignores: bool) -> None:
     hub = Hub()
-    breaker = make(hub)
+    breaker = make(hub, ignores=ignores)
+    of_key_error = Outcome.IGNORED if ignores else Outcome.FAILURE
     events: Counter[Outcome] = Counter()
     changes = Counter[tuple[str, str]]()
     seen: list[int] = []
@@ -95,7 +108,8 @@ def test_threads_scrapes_and_manual_control_lose_nothing(subscribed: bool) -> No
     def work(number: int) -> None:
         chances = random.Random(number)
         for _ in range(CALLS):
-            tallies[number][one_call(protected, chances.random())] += 1
+            outcome = one_call(protected, chances.random(), of_key_error=of_key_error)
+            tallies[number][outcome] += 1
 
     done = threading.Event()
 

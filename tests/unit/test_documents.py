@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakerscope import Outcome, catalogue
+from breakerscope.reference import as_json, differences, name_sets
 
 ROOT = Path(__file__).parents[2]
 
@@ -12,3 +21,81 @@ ROOT = Path(__file__).parents[2]
 def test_rendered_parts_are_up_to_date() -> None:
     check = [sys.executable, str(ROOT / "scripts" / "render_docs.py"), "--check"]
     assert subprocess.run(check, check=False).returncode == 0, "run `make docs-parts`"
+
+
+def test_the_catalogue_holds_every_name() -> None:
+    told = as_json()
+    assert set(told["metrics"]) == {metric.name for metric in catalogue.METRICS}
+    listed = [name for names in told.values() if isinstance(names, list) for name in names]
+    assert listed == [str(member) for names in name_sets() for member in names]
+    assert {catalogue.LogEvent, catalogue.SpanEventName, catalogue.Attribute} <= {*name_sets()}
+
+
+CALLS = "circuit_breaker_calls_total"
+
+
+def change(path: str, value: object = None) -> dict[str, Any]:
+    """The catalogue with one thing replaced, or taken away."""
+    changed = copy.deepcopy(as_json())
+    *parents, last = path.split("/")
+    place = changed
+    for parent in parents:
+        place = place[parent]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("newer", "told"),
+    [
+        (change(f"metrics/{CALLS}/help", "Calls."), []),
+        (change(f"metrics/{CALLS}"), [f"removed metrics/{CALLS}"]),
+        (change("metrics/new", {}), ["added metrics/new"]),
+        (
+            change(f"metrics/{CALLS}/kind", "gauge"),
+            [f'changed metrics/{CALLS}/kind: "counter" -> "gauge"'],
+        ),
+        (
+            change(f"metrics/{CALLS}/labels", ["breaker", "outcome", "host"]),
+            [
+                f'changed metrics/{CALLS}/labels: ["breaker", "outcome"] ->'
+                ' ["breaker", "outcome", "host"]'
+            ],
+        ),
+        (
+            change(f"metrics/{CALLS}/values/outcome", [*Outcome, "lost"]),
+            [f"added metrics/{CALLS}/values/outcome/lost"],
+        ),
+        (
+            change("events/CallSettled/error", "string"),
+            ['changed events/CallSettled/error: ["string", "null"] -> "string"'],
+        ),
+        (change("trace_keys", ["span_id"]), ["removed trace_keys/trace_id"]),
+        (change("trace_keys"), ["removed trace_keys"]),
+    ],
+)
+def test_differences(newer: dict[str, Any], told: list[str]) -> None:
+    found = list(differences(as_json(), newer))
+    assert [str(difference) for difference in found] == told
+    assert [d.breaks for d in found] == [not line.startswith("added") for line in told]
+
+
+def test_a_name_goes_only_with_a_word_in_the_changelog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_from_file_location("render_docs", ROOT / "scripts" / "render_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    render_docs = module_from_spec(spec)
+    spec.loader.exec_module(render_docs)
+    lock, changes = tmp_path / "lock.json", tmp_path / "CHANGELOG.md"
+    monkeypatch.setattr(render_docs, "LOCK", lock)
+    monkeypatch.setattr(render_docs, "CHANGES", changes)
+    lock.write_text(json.dumps(change("metrics/circuit_breaker_colour", {})))
+    changes.write_text("# Changelog\n\n## Unreleased\n\n## 0.1\n\n- circuit_breaker_colour\n")
+    assert render_docs.unannounced() == ["removed metrics/circuit_breaker_colour"]
+    changes.write_text("# Changelog\n\n## Unreleased\n\n- No circuit_breaker_colour.\n")
+    assert render_docs.unannounced() == []

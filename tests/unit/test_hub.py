@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 import pytest
 
-from breakerscope.events import CallRejected, CallSettled, Event, Outcome, StateChanged
+from breakerscope.events import (
+    CallRejected,
+    CallSettled,
+    Event,
+    Outcome,
+    State,
+    StateChanged,
+)
 from breakerscope.hub import Hub, SubscriptionError
 from breakerscope.testing import FakeClock, capture_events
-from tests.unit.support import fail_times, make_breaker, refused, succeed
+from tests.unit.support import Boom, fail_times, make_breaker, refused, succeed
 
 WAIT = 10.0
 
@@ -37,6 +46,56 @@ def test_a_sleeping_listener_does_not_hold_up_calls() -> None:
     assert len(heard) + dropped == 20
     assert dropped in (14, 15)
     assert heard == list(range(1, len(heard) + 1))
+
+
+def test_a_guard_that_raises_says_no() -> None:
+    hub = Hub()
+    breaker = make_breaker(hub=hub, consecutive_failures=2)
+    heard: list[Event] = []
+
+    def broken() -> bool:
+        raise Boom
+
+    hub.subscribe(heard.append, name="guarded", inline=True, when=broken)
+    assert breaker.call(succeed) == "fine"
+    fail_times(breaker, 2)
+    assert refused(breaker).state is State.OPEN
+    assert heard == []
+    # One success, two failures, a change of state and a refusal; a guard may be asked twice.
+    assert 5 <= hub.errors()["guarded"] <= 10
+
+
+def test_a_stream_that_a_garbage_collection_ends() -> None:
+    """In the middle of it anything may be locked, so no inline listener is called."""
+    hub = Hub()
+    breaker = make_breaker(hub=hub)
+    inline: list[Event] = []
+    queued: list[Event] = []
+    hub.subscribe(inline.append, name="inline", inline=True)
+    hub.subscribe(queued.append, name="queued")
+
+    @breaker
+    def stream() -> Iterator[int]:
+        yield from range(3)
+
+    abandoned = stream()
+    next(abandoned)
+    ring: list[object] = [abandoned]
+    ring.append(ring)
+    del abandoned, ring
+    gc.collect()
+    assert hub.flush(WAIT)
+    reading = breaker.read()
+    assert (reading.calls[Outcome.CANCELLED], reading.in_flight) == (1, 0)
+    assert (len(queued), len(inline)) == (1, 0)
+    assert hub.dropped() == {"inline": 1, "queued": 0}
+
+    abandoned = stream()
+    next(abandoned)
+    del abandoned
+    assert hub.flush(WAIT)
+    assert inline == queued[1:]
+    assert breaker.read().calls[Outcome.CANCELLED] == 2
 
 
 def test_one_sleeping_listener_takes_nothing_from_the_others() -> None:

@@ -148,7 +148,7 @@ def test_a_batch_of_successes_in_a_count_window(
     before: list[list[int]], n: int, after: tuple[int, int, int, list[list[int]]]
 ) -> None:
     window = window_of(4, *before)
-    window.add_successes(n)
+    window.add_batch(n)
     assert held(window) == after
     # The next calls take the right places, all around the ring.
     rows = after[3]
@@ -161,6 +161,37 @@ def test_a_batch_of_successes_in_a_count_window(
             sum(row[1] for row in rows),
             rows,
         )
+
+
+@pytest.mark.parametrize(
+    ("before", "n", "after"),
+    [
+        ([], 0, (0, 0, 0, [])),
+        ([], 1, (1, 1, 0, [FAILED])),
+        ([GOOD, SLOW], 2, (4, 2, 1, [GOOD, SLOW, FAILED, FAILED])),
+        ([FAILED, SLOW, BOTH, FAILED], 3, (4, 4, 0, [FAILED] * 4)),
+        ([SLOW, BOTH, SLOW, GOOD, GOOD, GOOD], 2, (4, 2, 0, [GOOD, GOOD, FAILED, FAILED])),
+        ([SLOW, BOTH, SLOW, GOOD, GOOD, BOTH], 3, (4, 4, 1, [BOTH, FAILED, FAILED, FAILED])),
+        ([GOOD, SLOW], 9, (4, 4, 0, [FAILED] * 4)),
+    ],
+)
+def test_a_batch_of_failures_in_a_count_window(
+    before: list[list[int]], n: int, after: tuple[int, int, int, list[list[int]]]
+) -> None:
+    window = window_of(4, *before)
+    window.add_batch(n, failed=True)
+    assert held(window) == after
+
+
+def test_a_batch_of_failures_in_a_time_window() -> None:
+    window = timed(now=100.5)
+    window.add_batch(2, failed=True)
+    window.advance(103.0)
+    window.add_batch(3)
+    window.add_batch(1, failed=True)
+    window.add_batch(2, failed=True)
+    rows = [EMPTY] * 6 + [[2, 2, 0], EMPTY, EMPTY, [6, 3, 0]]
+    assert held(window) == (8, 5, 0, rows)
 
 
 def test_a_count_window_cleared_and_loaded() -> None:
@@ -192,9 +223,9 @@ def test_a_time_window_forgets_whole_buckets() -> None:
     window.add(failed=True, slow=False)
     window.advance(101.0)
     window.add(failed=False, slow=True)
-    window.add_successes(2)
+    window.add_batch(2)
     window.advance(103.0)
-    window.add_successes(1)
+    window.add_batch(1)
     rows = [EMPTY] * 6 + [[2, 2, 1], [3, 0, 1], EMPTY, [1, 0, 0]]
     assert held(window) == (6, 2, 2, rows)
     window.advance(109.999)
@@ -246,7 +277,7 @@ def test_time_that_runs_backwards_changes_nothing() -> None:
 def test_the_width_of_a_bucket_is_a_tenth() -> None:
     window = timed(seconds=2.5, now=-1.0)
     assert window.fence() == -0.75
-    window.add_successes(3)
+    window.add_batch(3)
     window.advance(1.49)
     assert window.calls == 3
     window.advance(1.5)
@@ -573,14 +604,11 @@ def test_more_places_than_successes_are_all_used() -> None:
     assert machine.settle(others[1], FAILURE, now=10.0) == Verdict(late=True)
 
 
-@pytest.mark.parametrize("give_back", [IGNORED, CANCELLED, None])
-def test_a_place_that_is_given_back(give_back: Outcome | None) -> None:
+@pytest.mark.parametrize("give_back", [IGNORED, CANCELLED])
+def test_a_place_that_is_given_back(give_back: Outcome) -> None:
     machine, probe = half_opened()
     assert machine.admit(10.0).permit is None
-    if give_back is None:
-        machine.release(probe)
-    else:
-        assert machine.settle(probe, give_back, now=10.0, slow=True) == Verdict()
+    assert machine.settle(probe, give_back, now=10.0, slow=True) == Verdict()
     assert machine.state is HALF_OPEN
     again = admitted(machine, 10.0)
     assert machine.settle(probe, FAILURE, now=10.0) == Verdict(late=True)
@@ -661,110 +689,118 @@ def test_the_share_of_the_admitted_rises() -> None:
     assert [machine.admit(118.0).permit for _ in range(3)] == [machine.permit] * 3
 
 
-def test_nobody_is_calm_while_it_ramps_up() -> None:
+def test_there_is_no_headroom_while_it_ramps_up() -> None:
     machine = ramping()
-    assert not machine.calm
+    assert machine.headroom() == -1
     machine.advance(17.9)
-    assert not machine.calm
+    assert machine.headroom() == -1
     machine.advance(18.0)
-    assert machine.calm
+    assert machine.headroom() == 0
 
 
 def test_a_reset_ends_the_ramp() -> None:
     machine = ramping()
     assert machine.reset(10.0) is None
     assert all(machine.admit(10.0).permit for _ in range(5))
-    assert machine.calm
+    assert machine.headroom() == 0
 
 
 # -- batches --------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_worth_as_much_as_its_calls() -> None:
+def test_two_threads_that_use_the_last_headroom_at_once() -> None:
     machine = machine_with(failure_rate=0.5, min_calls=4, consecutive_failures=3)
+    machine.settle_batch(1)
+    assert machine.settle_batch(1, failed=True) is None
+    assert machine.headroom() == 0
     settle(machine, FAILURE, 0.0)
-    settle(machine, FAILURE, 0.0)
-    counted, change = machine.settle_batch(5)
-    assert (counted, machine.state) == (2, OPEN)
+    assert machine.headroom() == -1
+    change = machine.settle_batch(1, failed=True)
     assert change is not None
-    assert change.cause is Cause.FAILURE_RATE
-    assert change.figures == figures(4, 2, 0, 0, 0.5, 0.0)
-    assert machine.settle_batch(3) == (3, None)
-    assert machine.figures(0.0) == figures(4, 2, 0, 0, 0.5, 0.0)
-
-
-def test_the_call_that_completes_the_minimum_is_judged_alone() -> None:
-    machine = machine_with(failure_rate=0.5, min_calls=4)
-    for outcome in (FAILURE, FAILURE, SUCCESS):
-        settle(machine, outcome, 0.0)
-    counted, change = machine.settle_batch(5)
-    assert (counted, machine.state) == (1, OPEN)
-    assert change is not None
-    assert change.figures == figures(4, 2, 0, 0, 0.5, 0.0)
+    assert change.cause is Cause.CONSECUTIVE_FAILURES
+    assert change.figures == figures(4, 3, 0, 3, 0.75, 0.0)
+    # What comes after the change of state does not count.
+    assert machine.settle_batch(3) is None
+    assert machine.settle_batch(3, failed=True) is None
+    assert machine.figures(0.0) == change.figures
 
 
 def test_a_minimum_that_the_window_never_holds() -> None:
     machine = machine_with(consecutive_failures=1, window=5, min_calls=10)
-    assert machine.settle_batch(12) == (12, None)
+    assert machine.settle_batch(12) is None
     assert machine.figures(0.0) == figures(5)
 
 
-@pytest.mark.parametrize(("n", "left"), [(0, 2), (1, 0), (3, 0), (4, 0), (25, 0)])
-def test_a_batch_that_changes_nothing(n: int, left: int) -> None:
+@pytest.mark.parametrize("n", [1, 3, 4, 25])
+def test_a_batch_that_changes_nothing(n: int) -> None:
     machine = machine_with(failure_rate=0.9, min_calls=4, consecutive_failures=3, window=20)
     settle(machine, FAILURE, 0.0)
     settle(machine, FAILURE, 0.0)
-    assert machine.settle_batch(n) == (n, None)
+    assert machine.settle_batch(n) is None
     found = machine.figures(0.0)
     calls = min(n + 2, 20)
     enough = calls >= 4
     failures = 2 if n + 2 <= 20 else 0
     assert found == figures(
-        calls, failures, 0, left, failures / calls if enough else None, 0.0 if enough else None
+        calls, failures, 0, 0, failures / calls if enough else None, 0.0 if enough else None
     )
 
 
 def test_a_batch_may_push_out_what_kept_the_rate_low() -> None:
     machine = machine_with(failure_rate=0.5, min_calls=1, window=2, consecutive_failures=9)
     machine.window.load([[0, 0], [1, 0]])
-    counted, change = machine.settle_batch(3)
-    assert (counted, change and change.cause) == (3, None)
+    assert machine.settle_batch(3) is None
     assert machine.figures(0.0) == figures(2, 0, 0, 0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("policy", "acts", "calm"),
+    ("policy", "acts", "room"),
     [
-        ({}, [], True),
-        ({"failure_rate": 0.5}, [FAILURE], False),
-        ({"failure_rate": 0.5}, [SUCCESS], True),
-        ({"consecutive_failures": 5}, [FAILURE], True),
-        ({"failure_rate": 0.5, "min_calls": 2}, [SUCCESS, SUCCESS, FAILURE], True),
-        ({"failure_rate": 0.6, "min_calls": 2}, [SUCCESS, FAILURE], True),
-        ({"failure_count": 5}, [FAILURE] * 3, True),
+        ({}, [], 4),
+        ({"failure_rate": 0.5}, [], 4),
+        ({"failure_rate": 0.5}, [FAILURE], 3),
+        ({"failure_rate": 0.5}, [SUCCESS], 4),
+        ({"failure_rate": 0.5}, [SUCCESS] * 10, 4),
+        ({"failure_rate": 0.5}, [SUCCESS] * 20, 9),
+        ({"failure_rate": 0.5}, [SUCCESS] * 120, 49),
+        # The product of rate and calls is not exact: 0.1 * 30 is a little more than 3.
+        ({"failure_rate": 0.1, "min_calls": 30}, [], 2),
+        ({"failure_rate": 0.58, "min_calls": 50}, [], 28),
+        ({"failure_rate": 1.0, "min_calls": 1}, [], 0),
+        ({"consecutive_failures": 5}, [FAILURE], 3),
+        ({"consecutive_failures": 5}, [FAILURE, SUCCESS], 4),
+        ({"failure_rate": 0.5, "min_calls": 2}, [SUCCESS, SUCCESS, FAILURE], 0),
+        ({"failure_rate": 0.6, "min_calls": 2}, [SUCCESS, FAILURE], 0),
+        ({"failure_rate": 0.5, "min_calls": 4}, [FAILURE, FAILURE], -1),
+        ({"failure_count": 5}, [FAILURE] * 3, 1),
+        ({"failure_count": 5}, [FAILURE, SUCCESS] * 4, 0),
+        ({"failure_count": 9, "consecutive_failures": 4, "failure_rate": 1}, [FAILURE] * 2, 1),
+        ({"slow_call": 1, "slow_call_rate": 0.5}, [], inf),
     ],
 )
-def test_when_successes_may_be_counted_in_a_batch(
-    policy: dict[str, Any], acts: list[Outcome], calm: bool
+def test_how_many_failures_change_nothing(
+    policy: dict[str, Any], acts: list[Outcome], room: float
 ) -> None:
     machine = machine_with(**policy)
     for outcome in acts:
         assert settle(machine, outcome, 0.0) is None
-    assert machine.calm is calm
+    assert machine.headroom() == room
 
 
 @pytest.mark.parametrize(
-    ("policy", "calm"),
+    ("policy", "room"),
     [
-        ({"slow_call": 1, "slow_call_rate": 1}, False),
-        ({"slow_call": 1, "consecutive_failures": 2}, True),
-        ({"slow_call": 1, "failure_rate": 1}, True),
+        ({"slow_call": 1, "slow_call_rate": 0.1}, -1),
+        ({"slow_call": 1, "slow_call_rate": 0.11}, inf),
+        ({"slow_call": 1, "slow_call_rate": 0.1, "min_calls": 11}, inf),
+        ({"slow_call": 1, "consecutive_failures": 2}, 1),
+        ({"slow_call": 1, "failure_rate": 1}, 9),
     ],
 )
-def test_a_slow_call_below_the_minimum(policy: dict[str, Any], calm: bool) -> None:
+def test_headroom_after_a_slow_call(policy: dict[str, Any], room: float) -> None:
     machine = machine_with(**policy)
     settle(machine, SUCCESS, 0.0, slow=True)
-    assert machine.calm is calm
+    assert machine.headroom() == room
 
 
 def test_a_rate_that_is_met_when_old_successes_are_forgotten() -> None:
@@ -773,29 +809,29 @@ def test_a_rate_that_is_met_when_old_successes_are_forgotten() -> None:
         settle(machine, SUCCESS, 0.0)
     settle(machine, FAILURE, 5.0)
     settle(machine, SUCCESS, 5.0)
-    assert machine.calm
+    assert machine.headroom() == 1
     assert machine.fence() == 6.0
     machine.advance(10.0)
-    assert not machine.calm
+    assert machine.headroom() == -1
     change = settle(machine, SUCCESS, 10.0)
     assert change is None
-    assert machine.calm
+    assert machine.headroom() == 0
 
 
-def test_calm_and_the_fence_in_the_other_states() -> None:
+def test_headroom_and_the_fence_in_the_other_states() -> None:
     machine = machine_with(
         consecutive_failures=1, window=timedelta(seconds=10), now=3.5, open_for=2.0
     )
-    assert (machine.calm, machine.fence()) == (True, 4.0)
+    assert (machine.headroom(), machine.fence()) == (0, 4.0)
     machine.disable(3.5)
-    assert (machine.calm, machine.fence()) == (True, inf)
+    assert (machine.headroom(), machine.fence()) == (inf, inf)
     machine.force_open(3.5)
-    assert (machine.calm, machine.fence()) == (False, inf)
+    assert (machine.headroom(), machine.fence()) == (-1, inf)
     machine.reset(3.5)
     settle(machine, FAILURE, 3.5)
-    assert (machine.calm, machine.fence()) == (False, inf)
+    assert (machine.headroom(), machine.fence()) == (-1, inf)
     admitted(machine, 5.5)
-    assert (machine.calm, machine.fence()) == (False, inf)
+    assert (machine.headroom(), machine.fence()) == (-1, inf)
 
 
 # -- commands -------------------------------------------------------------------------------------
@@ -1018,7 +1054,7 @@ def test_a_loaded_ramp_is_no_longer_than_the_policy_has_it() -> None:
 def test_a_batch_where_the_minimum_does_not_fit_into_the_window() -> None:
     machine = machine_with(window=10, min_calls=11, consecutive_failures=1)
     for _ in range(3):
-        assert machine.settle_batch(1_000_000) == (1_000_000, None)
+        assert machine.settle_batch(1_000_000) is None
     assert machine.figures(0.0).calls == 10
 
 

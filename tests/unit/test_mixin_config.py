@@ -32,7 +32,7 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, text: str, out: st
     code = main(["dashboards", "export", "--out", str(folder / out), "--config", str(file)])
     said, error = capsys.readouterr()
     assert (code, said) == (2, "")
-    start = f"breakerscope dashboards export: error: {file}: "
+    start = f"breakerscope dashboards: error: {file}: "
     assert error.startswith(start)
     assert error.count("\n") == 1
     assert sorted(folder.iterdir()) == [file]
@@ -59,7 +59,7 @@ MATCHERS = 'allowed are matchers of PromQL, such as cluster="eu", team=~"a|b"'
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("cluster = 'eu'", "unknown key 'cluster': allowed are selector, job_label, "),
+        ("cluster = 'eu'", "unknown key 'cluster': allowed are selector, metric_prefix, "),
         ("top = 'ten'", "top = 'ten': allowed is a whole number"),
         ("top = true", "top = True: allowed is a whole number"),
         ("stale_after = 'x'", "stale_after = 'x': allowed is a number"),
@@ -73,6 +73,7 @@ MATCHERS = 'allowed are matchers of PromQL, such as cluster="eu", team=~"a|b"'
         ("""selector = 'a="1" or b="2"'""", f"not a list of matchers; {MATCHERS}"),
         ("""selector = 'a=~"("'""", MATCHERS),
         ("""selector = 'job="a"'""", "job is chosen on the dashboard; allowed are other labels"),
+        ("metric_prefix = 'shop_'", "metric_prefix='shop_': allowed are letters, digits and _"),
         ("job_label = 'a-b'", "job_label = 'a-b': allowed is the name of a label: "),
         ("job_label = '__x'", "job_label = '__x': allowed is the name of a label: "),
         ("job_label = 'state'", "job_label = 'state': allowed is none of our own labels: breaker"),
@@ -148,7 +149,7 @@ def test_a_folder_that_is_a_file(
     (tmp_path / "taken").write_text("mine")
     assert main(["dashboards", "export", "--out", str(tmp_path / out)]) == 2
     assert capsys.readouterr().err == (
-        f"breakerscope dashboards export: error: cannot write to {tmp_path / out}: {why}\n"
+        f"breakerscope dashboards: error: cannot write to {tmp_path / out}: {why}\n"
     )
     assert (tmp_path / "taken").read_text() == "mine"
 

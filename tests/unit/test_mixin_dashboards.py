@@ -43,6 +43,7 @@ ROOT = Path(__file__).parents[2]
 DEFAULT = MixinConfig()
 OTHER = MixinConfig(
     selector='cluster="eu", team=~"shop|pay"',
+    metric_prefix="shop",
     job_label="service",
     instance_label="pod",
     overview_uid="cb-overview",
@@ -280,12 +281,13 @@ def test_a_label_that_the_metric_does_not_have_is_refused() -> None:
         Queries(DEFAULT).select(catalogue.INFO, equal(catalogue.OUTCOME, Outcome.SUCCESS))
 
 
-def test_own_labels_and_selectors_are_in_every_query() -> None:
+def test_own_labels_names_and_selectors_are_in_every_query() -> None:
     wanted = [("cluster", "=", "eu"), ("team", "=~", "shop|pay")]
     for dashboard in dashboards(OTHER).values():
         for where, query in expressions(dashboard):
             for found in promql.selectors(query):
                 assert found.matchers[:2] == wanted, where
+                assert (found.selector.name or "shop_circuit").startswith("shop_circuit"), where
                 names = {name for name, _, _ in found.matchers}
                 assert not names & {"job", "instance"}, where
         assert "{{job}}" not in json.dumps(dashboard)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -232,10 +233,52 @@ def test_a_coroutine_that_is_never_awaited_never_asked() -> None:
     async def work() -> None: ...
 
     breaker.call(work).close()
-    hidden = work()
+    breaker.call(succeed)
+    hidden, also_hidden = work(), work()
     breaker.call(lambda: hidden).close()
+    breaker.call(partial(lambda: also_hidden)).close()
     hidden.close()
-    assert sum(breaker.read().calls.values()) == 0
+    also_hidden.close()
+    assert breaker.read().calls == dict.fromkeys(Outcome, 0) | {Outcome.SUCCESS: 1}
+    assert breaker.read().in_flight == 0
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_a_hidden_coroutine_asks_once(shadow: bool) -> None:
+    """Where the breaker has to be asked, a lambda has asked before it shows what it hides."""
+    clock = FakeClock()
+    breaker = make_breaker(clock, consecutive_failures=1, open_for=1.0, shadow=shadow)
+
+    async def work() -> int:
+        return 7
+
+    fail_times(breaker, 1)
+    clock.advance(0.0 if shadow else 1.0)
+    begun = breaker.call(partial(work))
+
+    async def main() -> int:
+        return await begun
+
+    assert asyncio.run(main()) == 7
+    after = breaker.read()
+    failed, succeeded = {Outcome.FAILURE: 1}, {Outcome.SUCCESS: 1}
+    assert after.calls == dict.fromkeys(Outcome, 0) | failed | succeeded
+    assert (after.would_reject, after.in_flight) == (int(shadow), 0)
+    assert after.state is (State.OPEN if shadow else State.CLOSED)
+
+
+def test_a_hidden_coroutine_that_is_never_awaited_was_cancelled() -> None:
+    breaker = make_breaker()
+
+    async def work() -> None: ...
+
+    hidden = work()
+    begun = breaker.call(lambda: hidden)
+    assert breaker.read().in_flight == 1
+    begun.close()
+    del begun
+    hidden.close()
+    assert breaker.read().calls == dict.fromkeys(Outcome, 0) | {Outcome.CANCELLED: 1}
     assert breaker.read().in_flight == 0
 
 

@@ -21,6 +21,7 @@ class Call:
 @dataclass(frozen=True)
 class Batch:
     n: int
+    failed: bool
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Move:
 Deed = Call | Batch | Pass | Clear | Move
 
 CALLS = st.builds(Call, st.booleans(), st.booleans())
-BATCHES = st.builds(Batch, st.integers(0, 40))
+BATCHES = st.builds(Batch, st.integers(0, 40), st.booleans())
 STEPS = st.builds(
     Pass,
     st.sampled_from([0.0, 1 / 64, 0.25, 0.5, 1.0, 2.0, 7.75, 9.0, 10.0, 1e6, -0.25, -5.0])
@@ -69,9 +70,9 @@ def test_a_count_window_is_the_end_of_a_list(size: int, deeds: list[Deed]) -> No
             case Call(failed, slow):
                 window.add(failed=failed, slow=slow)
                 past.append(deed)
-            case Batch(n):
-                window.add_successes(n)
-                past += [Call()] * n
+            case Batch(n, failed):
+                window.add_batch(n, failed=failed)
+                past += [Call(failed)] * n
             case Pass(seconds):
                 window.advance(seconds)
             case Clear():
@@ -91,7 +92,7 @@ def test_a_batch_is_worth_as_much_as_its_calls(size: int, before: list[Call], n:
     for call in before:
         for window in (batch, singles):
             window.add(failed=call.failed, slow=call.slow)
-    batch.add_successes(n)
+    batch.add_batch(n)
     for _ in range(n):
         singles.add(failed=False, slow=False)
     assert batch.dump() == singles.dump()
@@ -116,9 +117,9 @@ def test_a_time_window_is_what_happened_in_its_buckets(
             case Call(failed, slow):
                 window.add(failed=failed, slow=slow)
                 past.append((bucket, deed))
-            case Batch(n):
-                window.add_successes(n)
-                past += [(bucket, Call())] * n
+            case Batch(n, failed):
+                window.add_batch(n, failed=failed)
+                past += [(bucket, Call(failed))] * n
             case Pass(turned):
                 clock += turned
                 seen = max(seen, clock)
@@ -184,7 +185,7 @@ def test_before_the_fence_all_moments_are_worth_the_same(
     window.advance(nextafter(before, -inf))
     # One rounding error of time may fall on the other side of the border of a bucket.
     assert window.fence() == pytest.approx(before, abs=1.001 * seconds / 10)
-    window.add_successes(n)
+    window.add_batch(n)
     window.advance(nextafter(before, inf) + seconds / 100)
     assert window.fence() > before
     assert figures(window) == (n, 0, 0)

@@ -14,6 +14,7 @@ from types import FrameType
 from prometheus_client import CollectorRegistry
 
 import breakerscope
+from breakerscope.catalogue import LogEvent
 from breakerscope.demo.board import Board
 from breakerscope.demo.live import LiveView, picture
 from breakerscope.demo.options import DemoError, Options
@@ -30,6 +31,12 @@ FLUSH_SECONDS = 30.0
 TICK = 0.125
 PICTURE_AT = 0.6
 KNOWN_TO_CALLERS = (ASKED, *OUTCOMES)
+EVERY_CALL: dict[str, breakerscope.LogLevel] = {
+    LogEvent.CALL_SUCCEEDED: "debug",
+    LogEvent.CALL_IGNORED: "debug",
+    LogEvent.CALL_CANCELLED: "debug",
+}
+"""The file can be counted: a line for each call, and for rejections a line that says how many."""
 
 
 def run(options: Options) -> int:
@@ -48,7 +55,7 @@ def run(options: Options) -> int:
         url = enter(metrics_server(registry, options.metrics_port))
         log_name = enter(json_logs(options.log_file))
         upstreams = enter(Upstreams(duration=options.duration, seed=seed))
-        enter(breakerscope.setup_telemetry(registry=registry))
+        telemetry = enter(breakerscope.setup_telemetry(registry=registry, log_levels=EVERY_CALL))
         shop = enter(_shop(upstreams, options.duration))
         events = EventCounts()
         enter(breakerscope.subscribe(events, name="demo_counts", queue_size=EVENT_QUEUE))
@@ -67,6 +74,8 @@ def run(options: Options) -> int:
             stuck = traffic.stop()
         code = _finish(traffic, stuck, events, url, spans)
         stop.wait(options.hold)
+        # Before the shop takes its breakers away: the last lines are about them.
+        telemetry.close()
         return code
 
 

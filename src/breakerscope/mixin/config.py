@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from breakerscope import catalogue
+from breakerscope.telemetry.errors import TelemetryError
+from breakerscope.telemetry.settings import MetricsSettings
 
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _UID = re.compile(r"[a-zA-Z0-9_-]{1,40}")
@@ -31,6 +33,8 @@ class MixinConfig:
 
     selector: str = ""
     """More matchers for every query, as in PromQL: `cluster="eu", team=~"shop|pay"`."""
+    metric_prefix: str = ""
+    """What `setup_telemetry(prefix=...)` puts before the names of the metrics."""
     job_label: str = "job"
     """The label that tells services apart."""
     instance_label: str = "instance"
@@ -156,6 +160,14 @@ def require(module: str) -> Any:
         ) from error
 
 
+def _check_prefix(config: MixinConfig) -> list[str]:
+    try:
+        MetricsSettings(prefix=config.metric_prefix)
+    except TelemetryError as error:
+        return [f"metric_{error}"]
+    return []
+
+
 def _check_labels(config: MixinConfig) -> list[str]:
     problems: list[str] = []
     ours = {label.name for metric in catalogue.METRICS for label in metric.labels}
@@ -230,6 +242,7 @@ def _check_texts(config: MixinConfig) -> list[str]:
 
 _CHECKS = (
     _check_selector,
+    _check_prefix,
     _check_labels,
     _check_uids,
     _check_times,

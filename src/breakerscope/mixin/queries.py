@@ -12,6 +12,7 @@ from breakerscope import catalogue
 from breakerscope.catalogue import Label, Metric
 from breakerscope.events import Cause, Outcome, State
 from breakerscope.mixin.config import MixinConfig
+from breakerscope.telemetry.series import with_prefix
 
 RATE = "$__rate_interval"
 RANGE = "$__range"
@@ -32,11 +33,12 @@ SEVERITY: dict[State, int] = {
 BY_HAND = (Cause.FORCE_OPEN, Cause.DISABLE, Cause.RESET, Cause.RELEASE, Cause.ADOPT)
 
 
-def series_of(metric: Metric) -> tuple[str, ...]:
+def series_of(metric: Metric, prefix: str = "") -> tuple[str, ...]:
     """The names under which Prometheus stores a metric."""
+    name = with_prefix(prefix, metric.name)
     if metric.kind is catalogue.Kind.HISTOGRAM:
-        return tuple(metric.name + suffix for suffix in ("_bucket", "_count", "_sum"))
-    return (metric.name,)
+        return tuple(name + suffix for suffix in ("_bucket", "_count", "_sum"))
+    return (name,)
 
 
 def equal(label: Label, value: str) -> tuple[Label, str, str]:
@@ -74,7 +76,10 @@ class Queries:
         if catalogue.BREAKER in metric.labels:
             parts.append(f"{self.breaker}=~`{BREAKER_VARIABLE}`")
         parts += [f'{label.name}{operator}"{value}"' for label, operator, value in matchers]
-        return f"{metric.name}{suffix}{{{', '.join(parts)}}}"
+        return f"{self._name(metric)}{suffix}{{{', '.join(parts)}}}"
+
+    def _name(self, metric: Metric) -> str:
+        return with_prefix(self.config.metric_prefix, metric.name)
 
     def _chosen(self) -> str:
         variables = f'{self.job}=~"$job", {self.instance}=~"$instance"'
@@ -107,17 +112,17 @@ class Queries:
     def jobs(self) -> str:
         """The services that have breakers."""
         of = f"{{{self.config.selector}}}" if self.config.selector else ""
-        return f"label_values({catalogue.INFO.name}{of}, {self.job})"
+        return f"label_values({self._name(catalogue.INFO)}{of}, {self.job})"
 
     def instances(self) -> str:
         """Their processes."""
         parts = [self.config.selector] if self.config.selector else []
         of = ", ".join([*parts, f'{self.job}=~"$job"'])
-        return f"label_values({catalogue.INFO.name}{{{of}}}, {self.instance})"
+        return f"label_values({self._name(catalogue.INFO)}{{{of}}}, {self.instance})"
 
     def breakers(self) -> str:
         """Their breakers."""
-        return f"label_values({catalogue.INFO.name}{{{self._chosen()}}}, {self.breaker})"
+        return f"label_values({self._name(catalogue.INFO)}{{{self._chosen()}}}, {self.breaker})"
 
     # -- states ------------------------------------------------------------------------------------
 
@@ -318,7 +323,8 @@ class Queries:
         return f"max(time() - timestamp({self.select(catalogue.INFO)}))"
 
     def _all_series(self) -> str:
-        names = "|".join(name for metric in catalogue.METRICS for name in series_of(metric))
+        prefix = self.config.metric_prefix
+        names = "|".join(name for each in catalogue.METRICS for name in series_of(each, prefix))
         return f'{{{self._chosen()}, __name__=~"{names}"}}'
 
     def series(self) -> str:

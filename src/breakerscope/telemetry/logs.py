@@ -3,136 +3,238 @@
 An application that has configured structlog gets the lines through its own processors. In any other
 the lines go to `logging.getLogger("breakerscope")`, which says nothing unless somebody listens.
 Rejections: the first one at once, then one line for each interval. `rejections` says how many
-calls a line stands for, so the lines of a breaker always add up to the calls it refused.
+calls a line stands for. What no line has told yet is told when the state changes, or at the end, so
+the lines of a breaker add up to the calls it refused. Other
+lines can be sampled: of each kind and breaker the first one is written, then every so many-th.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Iterable, Mapping
+from math import ceil
+from typing import Any, TypeVar
 
-from breakerscope.catalogue import LogEvent
+from breakerscope.breaker import CircuitBreaker
+from breakerscope.catalogue import LogEvent, LogKey
 from breakerscope.events import (
     CallRejected,
     CallSettled,
     Event,
+    EventType,
     FallbackUsed,
     Outcome,
     State,
     StateChanged,
 )
 from breakerscope.hub import Guard, Hub, Subscription
+from breakerscope.telemetry.log_settings import OFF, LogLevel, LogSettings
 from breakerscope.telemetry.traces import trace_ids
 
-REJECTION_INTERVAL = 10.0
-"""Seconds between two lines about rejections of one breaker."""
+K = TypeVar("K")
 
-LOGGED_OUTCOMES = frozenset({Outcome.FAILURE})
+MAX_REMEMBERED = 10_000
+"""How many breakers the writer of lines can tell apart at once."""
 
-WARNING_STATES = frozenset({State.OPEN, State.FORCED_OPEN})
+ALARMING_STATES = frozenset({State.OPEN, State.FORCED_OPEN})
+
+LOG_EVENTS: Mapping[Outcome, LogEvent] = {
+    Outcome.SUCCESS: LogEvent.CALL_SUCCEEDED,
+    Outcome.FAILURE: LogEvent.CALL_FAILED,
+    Outcome.IGNORED: LogEvent.CALL_IGNORED,
+    Outcome.CANCELLED: LogEvent.CALL_CANCELLED,
+}
+"""How the line about a call that was admitted is called."""
+
+OF_TYPE: Mapping[EventType, tuple[LogEvent, ...]] = {
+    CallSettled: tuple(LOG_EVENTS.values()),
+    CallRejected: (LogEvent.CALL_REJECTED,),
+    StateChanged: (LogEvent.STATE_CHANGED,),
+    FallbackUsed: (LogEvent.FALLBACK_USED,),
+}
 
 
-def attach(hub: Hub) -> Subscription:
+def attach(hub: Hub, settings: LogSettings) -> Attached:
     """Log the events of all breakers, from a thread of its own and in the context of the call."""
-    return hub.subscribe(
-        _Writer(),
-        CallSettled,
-        CallRejected,
-        StateChanged,
+    types = [t for t, names in OF_TYPE.items() if any(settings.level(n) != OFF for n in names)]
+    writer = _Writer(settings)
+    subscription = hub.subscribe(
+        writer,
+        # With no type named, the hub would take all of them.
+        *(types or [CallSettled]),
         name="structlog",
-        outcomes=LOGGED_OUTCOMES,
-        every=REJECTION_INTERVAL,
-        when={CallSettled: _failures_are_logged()},
+        outcomes={o for o, name in LOG_EVENTS.items() if settings.level(name) != OFF},
+        every=settings.rejections_every,
+        when={CallSettled: _calls_are_logged(settings)},
     )
+    return Attached(hub, subscription, writer)
 
 
-def _failures_are_logged() -> Guard:
-    """Says whether a line about a failure would go anywhere; if not, its event is not made."""
+class Attached:
+    """The log lines of a process, until `close`."""
+
+    def __init__(self, hub: Hub, subscription: Subscription, writer: _Writer) -> None:
+        self._hub = hub
+        self._subscription = subscription
+        self._writer = writer
+
+    def close(self, breakers: Iterable[CircuitBreaker], wait: float) -> None:
+        """Stop, after the lines of what has happened so far, and the last ones about rejections.
+
+        Waits up to `wait` seconds for them. Closing twice is harmless.
+        """
+        if self._subscription.close(wait):
+            try:
+                self._writer.finish(breakers)
+            except Exception as error:
+                self._hub.count_error(self._subscription.name, error)
+
+
+def _calls_are_logged(settings: LogSettings) -> Guard:
+    """Says whether a line about a call would go anywhere; if not, its event is not made."""
     from structlog import is_configured
 
-    enabled = _standard_logger.isEnabledFor
-    return lambda: is_configured() or enabled(logging.INFO)
+    levels = [_LEVELS[level] for n in LOG_EVENTS.values() if (level := settings.level(n)) != OFF]
+    loudest, enabled = max(levels, default=0), _standard_logger.isEnabledFor
+    return lambda: is_configured() or enabled(loudest)
 
 
 class _Writer:
     """Writes one line for one event. Called by one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: LogSettings) -> None:
+        self._settings = settings
         self._structlog_logger = _structlog_logger()
         self._rejected_before: dict[str, int] = {}
+        self._seen: dict[tuple[str, LogEvent], int] = {}
         self._trace_ids = trace_ids(sampled_only=False)
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, StateChanged):
-            self._summarise_rejections(event)
-        level, name, keys = self._line(event)
-        self._write(level, name, keys)
-
-    def _summarise_rejections(self, event: StateChanged) -> None:
-        """The calls refused since the last line about them, before it is too late to say."""
-        if unsaid := self._rejections_since_last_line(event):
-            keys = _common(event) | {"state": event.old.value, "rejections": unsaid}
-            self._write("warning", LogEvent.CALL_REJECTED, keys)
-
-    def _rejections_since_last_line(self, event: CallRejected | StateChanged) -> int:
-        before = self._rejected_before.get(event.breaker, 0)
-        self._rejected_before[event.breaker] = event.rejected
-        # A breaker that was made anew under the same name counts from the beginning.
-        return event.rejected - before if event.rejected >= before else event.rejected
-
-    def _line(self, event: Event) -> tuple[str, LogEvent, dict[str, Any]]:
-        keys = _common(event)
-        if isinstance(event, StateChanged):
-            keys |= {
-                "state": event.new.value,
-                "previous_state": event.old.value,
-                "cause": event.cause.value,
-                "calls": event.calls,
-                "failures": event.failures,
-                "slow_calls": event.slow_calls,
-                "consecutive_failures": event.consecutive_failures,
-                "failure_ratio": event.failure_ratio,
-                "open_for": event.open_for,
-                "reason": event.reason,
-            }
-            level = "warning" if event.new in WARNING_STATES else "info"
-            return level, LogEvent.STATE_CHANGED, keys
-        if isinstance(event, FallbackUsed):
-            keys |= {"outcome": event.outcome.value, "error": event.error}
-            return "debug", LogEvent.FALLBACK_USED, keys
-        keys["state"] = event.state.value
-        if isinstance(event, CallRejected):
-            keys["retry_after"] = event.retry_after
-            keys["rejections"] = self._rejections_since_last_line(event)
-            keys["enforced"] = None if event.enforced else False
-            return "warning", LogEvent.CALL_REJECTED, keys
-        keys |= {
-            "outcome": event.outcome.value,
-            "duration": event.duration,
-            "error": event.error,
-            "slow": event.slow,
-            "late": event.late,
+        keys: dict[LogKey, Any] = {
+            LogKey.BREAKER: event.breaker,
+            LogKey.SEQ: event.seq,
+            LogKey.AT: event.at,
         }
-        if event.outcome is Outcome.SUCCESS:
-            return "debug", LogEvent.CALL_SUCCEEDED, keys
-        return "info", LogEvent.CALL_FAILED, keys
+        if isinstance(event, StateChanged):
+            self._write_rejections(event, keys)
+            level = self._settings.level(
+                LogEvent.STATE_CHANGED, alarming=event.new in ALARMING_STATES
+            )
+            self._write(level, LogEvent.STATE_CHANGED, keys | _of_change(event))
+        elif isinstance(event, CallRejected):
+            self._write_rejections(event, keys)
+        elif isinstance(event, FallbackUsed):
+            self._write_sample(LogEvent.FALLBACK_USED, keys | _of_fallback(event))
+        else:
+            self._write_sample(LOG_EVENTS[event.outcome], keys | _of_call(event))
 
-    def _write(self, level: str, name: LogEvent, keys: dict[str, Any]) -> None:
+    def _write_rejections(
+        self, event: CallRejected | StateChanged, keys: dict[LogKey, Any]
+    ) -> None:
+        """The calls refused since the last line about them. A change of state ends the row."""
+        unsaid = self._since_last_line(event.breaker, event.rejected)
+        if not unsaid:
+            return
+        keys = keys | {LogKey.STATE: _state_of_refusal(event), LogKey.REJECTIONS: unsaid}
+        if isinstance(event, CallRejected):
+            keys |= {
+                LogKey.RETRY_AFTER: event.retry_after,
+                LogKey.ENFORCED: None if event.enforced else False,
+            }
+        self._write(self._settings.level(LogEvent.CALL_REJECTED), LogEvent.CALL_REJECTED, keys)
+
+    def finish(self, breakers: Iterable[CircuitBreaker]) -> None:
+        """What no line has told yet of the rejections of these breakers."""
+        for breaker in breakers:
+            reading = breaker.read()
+            rejected = reading.calls[Outcome.REJECTED] + reading.would_reject
+            if unsaid := self._since_last_line(breaker.name, rejected):
+                keys = {
+                    LogKey.BREAKER: breaker.name,
+                    LogKey.STATE: reading.state.value,
+                    LogKey.REJECTIONS: unsaid,
+                }
+                level = self._settings.level(LogEvent.CALL_REJECTED)
+                self._write(level, LogEvent.CALL_REJECTED, keys)
+
+    def _since_last_line(self, breaker: str, rejected: int) -> int:
+        before = self._rejected_before.pop(breaker, 0)
+        _remember(self._rejected_before, breaker, rejected)
+        # A breaker that was made anew under the same name counts from the beginning.
+        return rejected - before if rejected >= before else rejected
+
+    def _write_sample(self, name: LogEvent, keys: dict[LogKey, Any]) -> None:
+        share = self._settings.share(name)
+        if share < 1:
+            seen = self._seen.pop((keys[LogKey.BREAKER], name), 0) + 1
+            _remember(self._seen, (keys[LogKey.BREAKER], name), seen)
+            if ceil(seen * share) == ceil((seen - 1) * share):
+                return
+            keys = keys | {LogKey.SAMPLE_RATE: share}
+        self._write(self._settings.level(name), name, keys)
+
+    def _write(self, level: LogLevel, name: LogEvent, keys: dict[LogKey, Any]) -> None:
         import structlog
 
-        told = {key: value for key, value in keys.items() if value is not None}
+        if level == OFF:
+            return
+        told = {key.value: value for key, value in keys.items() if value is not None}
         told |= self._trace_ids() or {}
         if structlog.is_configured():
             getattr(self._structlog_logger, level)(name.value, **told)
         else:
-            _standard_log(level, name.value, told)
+            _standard_log(_LEVELS[level], name.value, told)
 
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+def _remember(counts: dict[K, int], key: K, count: int) -> None:
+    """Breakers by key come and go, so the one that was not heard of longest is forgotten."""
+    counts[key] = count
+    if len(counts) > MAX_REMEMBERED:
+        del counts[next(iter(counts))]
 
 
-def _common(event: Event) -> dict[str, Any]:
-    return {"breaker": event.breaker, "seq": event.seq, "at": event.at}
+def _state_of_refusal(event: CallRejected | StateChanged) -> str:
+    return event.state.value if isinstance(event, CallRejected) else event.old.value
+
+
+def _of_change(event: StateChanged) -> dict[LogKey, Any]:
+    return {
+        LogKey.STATE: event.new.value,
+        LogKey.PREVIOUS_STATE: event.old.value,
+        LogKey.CAUSE: event.cause.value,
+        LogKey.CALLS: event.calls,
+        LogKey.FAILURES: event.failures,
+        LogKey.SLOW_CALLS: event.slow_calls,
+        LogKey.CONSECUTIVE_FAILURES: event.consecutive_failures,
+        LogKey.FAILURE_RATIO: event.failure_ratio,
+        LogKey.SLOW_CALL_RATIO: event.slow_call_ratio,
+        LogKey.OPEN_FOR: event.open_for,
+        LogKey.REASON: event.reason,
+    }
+
+
+def _of_fallback(event: FallbackUsed) -> dict[LogKey, Any]:
+    return {LogKey.OUTCOME: event.outcome.value, LogKey.ERROR: event.error}
+
+
+def _of_call(event: CallSettled) -> dict[LogKey, Any]:
+    return {
+        LogKey.STATE: event.state.value,
+        LogKey.OUTCOME: event.outcome.value,
+        LogKey.DURATION: event.duration,
+        LogKey.ERROR: event.error,
+        LogKey.SLOW: event.slow,
+        LogKey.LATE: event.late,
+    }
+
+
+_LEVELS: Mapping[LogLevel, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
 
 
 def _structlog_logger() -> Any:
@@ -144,9 +246,9 @@ def _structlog_logger() -> Any:
 _standard_logger = logging.getLogger("breakerscope")
 
 
-def _standard_log(level: str, name: str, keys: dict[str, Any]) -> None:
+def _standard_log(level: int, name: str, keys: dict[str, Any]) -> None:
     """The same facts for `logging`: readable as text, and each one an attribute of the record."""
-    if _standard_logger.isEnabledFor(_LEVELS[level]):
+    if _standard_logger.isEnabledFor(level):
         text = " ".join(f"{key}={value}" for key, value in keys.items())
         extra = {f"breakerscope_{key}": value for key, value in keys.items()}
-        _standard_logger.log(_LEVELS[level], "%s %s", name, text, extra=extra)
+        _standard_logger.log(level, "%s %s", name, text, extra=extra)
