@@ -30,7 +30,8 @@ def _shipped() -> Mapping[str, str]:
     folder = resources.files("breakerscope.mixin") / "rendered"
     if not folder.is_dir():
         return {}
-    return {each.name: each.read_text(encoding="utf-8") for each in folder.iterdir()}
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {file.name: file.read_text(encoding="utf-8") for file in files}
 
 
 def export(folder: Path, config: MixinConfig | None = None) -> Sequence[Path]:
