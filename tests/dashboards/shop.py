@@ -20,7 +20,7 @@ from breakerscope.cli import main
 
 SHADOW = "order history"
 ODD_NAMES = ("search.v2", SHADOW, "say \"when\" or 'then'")
-SECONDS = 30
+SECONDS = 40
 CYCLE = 5.0
 HEALTHY = 2.0
 PAUSE = 0.03

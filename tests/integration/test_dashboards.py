@@ -32,7 +32,7 @@ from tests.dashboards.grafana import (
     query_variables,
 )
 from tests.dashboards.live import scraped
-from tests.dashboards.shop import CYCLE, ODD_NAMES
+from tests.dashboards.shop import ODD_NAMES
 from tests.servers.process import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
@@ -71,22 +71,25 @@ def grafana(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grafana]:
     started = time.time()
     with scraped(commands, tmp_path_factory.mktemp("dashboards")) as prometheus:
 
-        def processes() -> int:
-            series = prometheus.query("count by (instance) (circuit_breaker_info)")
-            return sum(int(count) == len(BREAKERS) for count in series.values())
+        def until(query: str, at_least: int, what: str) -> None:
+            """So many series have a value."""
 
-        wait_until(lambda: processes() == 2, "both processes are scraped")
+            def enough() -> bool:
+                values = prometheus.query(query).values()
+                return sum(value > 0 for value in values) >= at_least
+
+            try:
+                wait_until(enough, what, 40)
+            except TimeoutError as error:
+                error.add_note(str(prometheus.query(query)))
+                raise
+
+        until("count by (instance, breaker) (circuit_breaker_info)", 2 * len(BREAKERS), "scrapes")
         closings = 'circuit_breaker_transitions_total{cause="probes_succeeded"}'
-        closed_again = f"sum by (breaker, instance) ({closings})"
         busy = 2 * (len(BREAKERS) - 1)
-        wait_until(
-            lambda: sum(count > 0 for count in prometheus.query(closed_again).values()) >= busy,
-            "every breaker has closed again",
-            60,
-        )
-        # One more round, so that the last scrapes have seen all of it, and something is open.
-        not_closed = 'min_over_time(circuit_breaker_state{state="closed"}[2s]) == 0'
-        wait_until(lambda: len(prometheus.query(not_closed)) >= 2, "some are open", 4 * CYCLE)
+        until(f"sum by (instance, breaker) ({closings})", busy, "all have closed again")
+        # So that the last scrapes have seen all of it, and something is open.
+        until('max_over_time(circuit_breaker_state{state="closed"}[2s]) == bool 0', 2, "some open")
         end = time.time()
         # A round range, as a dashboard has: its end is a step of the annotations.
         span = ROUND * math.ceil((end - started) / ROUND)

@@ -6,7 +6,7 @@ its name says which.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Label, Metric
@@ -125,60 +125,67 @@ class Queries:
         return f"label_values({self._name(catalogue.INFO)}{{{self._chosen()}}}, {self.breaker})"
 
     # -- states ------------------------------------------------------------------------------------
+    #
+    # The series of a state is 1 or 0, but with several workers behind one address it says how many
+    # of them are in it. So nothing is added up before it is made 1 or 0.
 
     def worst_state(self, by: str) -> str:
         """The most severe state as a number, see SEVERITY. A short one is not lost between two
         points: each stands for the whole step.
         """
-        states = sorted(SEVERITY, key=SEVERITY.__getitem__)[1:]
-        parts = [
-            f"{SEVERITY[state]} * (max_over_time({self._state(state)}[{STEP}])"
-            f" or {self._state(state)})"
-            for state in states
-        ]
-        return f"max by ({by}) ({' or '.join(parts)})"
+        return self._most_severe(by, lambda state: f"max_over_time({state}[{STEP}]) or {state}")
 
     def state_now(self, by: str) -> str:
         """The most severe state at this moment as a number."""
-        states = sorted(SEVERITY, key=SEVERITY.__getitem__)[1:]
-        parts = [f"{SEVERITY[state]} * {self._state(state)}" for state in states]
+        return self._most_severe(by, str)
+
+    def _most_severe(self, by: str, over: Callable[[str], str]) -> str:
+        parts = [
+            f"{SEVERITY[state]} * (({over(self._state(state))}) > bool 0)"
+            for state in sorted(SEVERITY, key=SEVERITY.__getitem__)[1:]
+        ]
         return f"max by ({by}) ({' or '.join(parts)})"
+
+    def _not_closed(self) -> str:
+        """1 for each breaker of each process that is not closed, 0 for the others."""
+        others = self.select(catalogue.STATE_NOW, differs(catalogue.STATE, State.CLOSED))
+        return f"max by ({self.by_instance}, {self.breaker}) ({others} > bool 0)"
 
     def breakers_not_closed(self) -> str:
         """How many breakers are not closed in at least one process."""
-        return f"sum(max by ({self.by_breaker}) (1 - {self._state(State.CLOSED)}))"
+        return f"sum(max by ({self.by_breaker}) ({self._not_closed()}))"
 
     def instances_not_closed(self, by: str) -> str:
         """In how many processes a breaker is not closed."""
-        return f"sum by ({by}) (1 - {self._state(State.CLOSED)})"
+        return f"sum by ({by}) ({self._not_closed()})"
 
     def _last_closed(self) -> str:
         """The unix time at which each breaker was last seen closed; the first time it was seen at
         all, if it never was.
         """
-        closed = self._state(State.CLOSED)
+        window = f"[{RANGE}:{STEP}]"
         return (
-            f"max_over_time(timestamp({closed} == 1)[{RANGE}:{STEP}])"
-            f" or min_over_time(timestamp({closed})[{RANGE}:{STEP}])"
+            f"max_over_time(timestamp({self._not_closed()} == 0){window})"
+            f" or min_over_time(timestamp({self._not_closed()}){window})"
         )
 
     def not_closed_since(self) -> str:
         """When a breaker that is not closed now was last closed, in unix milliseconds."""
         return (
             f"1000 * min by ({self.by_breaker})"
-            f" (({self._last_closed()}) and {self._state(State.CLOSED)} == 0)"
+            f" (({self._last_closed()}) and {self._not_closed()} == 1)"
         )
 
     def not_closed_for(self) -> str:
         """The seconds since a breaker was last closed: 0 for a closed one."""
-        return f"max((time() - ({self._last_closed()})) * (1 - {self._state(State.CLOSED)}))"
+        return f"max((time() - ({self._last_closed()})) * {self._not_closed()})"
 
     def state_entered(self) -> str:
         """When each process entered its present state, in unix milliseconds, with the state."""
         labels = f"{self.by_instance}, {self.breaker}"
         return (
-            f"1000 * {self.select(catalogue.STATE_ENTERED)}"
-            f" * on ({labels}) group_right () ({self.select(catalogue.STATE_NOW)} == 1)"
+            f"1000 * {self.select(catalogue.STATE_ENTERED)} * on ({labels})"
+            f" group_right () (({self.select(catalogue.STATE_NOW)} > bool 0) == 1)"
         )
 
     def share_of_time(self) -> str:
