@@ -77,14 +77,5 @@ def use_all(seed: str) -> None:
 if __name__ == "__main__":
     port, seed = sys.argv[1:]
     threading.Thread(target=use_all, args=(seed,), daemon=True).start()
-    sys.exit(
-        main(
-            [
-                "demo",
-                "--headless",
-                f"--duration={SECONDS}",
-                f"--seed={seed}",
-                f"--metrics-port={port}",
-            ]
-        )
-    )
+    numbers = [f"--duration={SECONDS}", "--hold=60", f"--seed={seed}", f"--metrics-port={port}"]
+    sys.exit(main(["demo", "--headless", *numbers]))
