@@ -396,22 +396,27 @@ class Gate:
         """
         duration = max(duration, 0.0)
         wanted = [s for guard, s in self._routes.settled[outcome] if guard is None or guard()]
-        inline = [s for s in wanted if s.inline]
-        event = None
-        if wanted:
-            permit = given.permit
-            stale = permit.generation not in (self._machine.generation, OUTSIDE)
-            event = self._settled_event(permit.state, outcome, duration, error, late=stale)
-        self._abandoned.append((given, duration, outcome, event))
+        if collecting():
+            for subscription in wanted:
+                if subscription.inline:
+                    self._hub.count_dropped(subscription.name)
+            wanted = [s for s in wanted if not s.inline]
         if self._lock.acquire(blocking=False):
             try:
-                self._catch_up_locked()
+                now = self._catch_up_locked()
+                self._settle_locked(given, duration, outcome, error, 0.0, now, wanted, None)
             finally:
                 self._release()
-        for subscription in inline:
-            if collecting():
-                self._hub.count_dropped(subscription.name)
-            else:
+            return
+        event = None
+        if wanted:
+            # Whether it came too late is for the machine to say, which nobody may ask just now.
+            stale = given.permit.generation not in (self._machine.generation, OUTSIDE)
+            state = given.permit.state
+            event = self._settled_event(state, outcome, duration, error, late=stale)
+        self._abandoned.append((given, duration, outcome, event))
+        for subscription in wanted:
+            if subscription.inline:
                 subscription.call(cast("CallSettled", event))
 
     def _settled_event(

@@ -48,9 +48,14 @@ NEVER: Guard = ().__len__
 ALWAYS: Guard = (None,).__len__
 """A guard that says yes, at the cost of one C call."""
 
+OTHER = "_OTHER"
+"""The name under which all are counted that are beyond a limit."""
+
 DEFAULT_QUEUE_SIZE = 10_000
 ERROR_LOG_INTERVAL = 60.0
 MAX_LOGGED_KINDS = 256
+MAX_NAMES = 1000
+"""How many listeners are counted by name; all further ones together."""
 EXIT_FLUSH_SECONDS = 1.0
 
 _log = logging.getLogger("breakerscope")
@@ -418,7 +423,12 @@ class Hub:
     def count_dropped(self, listener: str) -> None:
         """One event was not delivered to a listener."""
         with self._count_lock:
-            self._dropped[listener] += 1
+            self._add(self._dropped, listener)
+
+    @staticmethod
+    def _add(counter: Counter[str], listener: str) -> None:
+        """Names may be made up as the program goes: beyond so many, they are counted as one."""
+        counter[listener if listener in counter or len(counter) < MAX_NAMES else OTHER] += 1
 
     def count_error(self, listener: str, error: Exception) -> None:
         """A listener or a user's predicate raised: count it, and log it once a minute for each
@@ -427,7 +437,7 @@ class Hub:
         key = (listener, error_name(error))
         now = time.monotonic()
         with self._count_lock:
-            self._errors[listener] += 1
+            self._add(self._errors, listener)
             last = self._last_logged.get(key)
             due = last is None or now - last >= ERROR_LOG_INTERVAL
             if due:
@@ -450,6 +460,12 @@ class Hub:
     def errors(self) -> Mapping[str, int]:
         """How many times a listener raised, by its name; 0 for those that never did."""
         return self._counts(self._errors)
+
+    def forget_counts(self) -> None:
+        """Begin at 0, as a test may want."""
+        with self._count_lock:
+            self._dropped.clear()
+            self._errors.clear()
 
     def _counts(self, counter: Counter[str]) -> Mapping[str, int]:
         with self._count_lock:

@@ -7,6 +7,7 @@ from collections.abc import Generator
 import pytest
 
 from breakerscope.events import Event
+from breakerscope.hub import default_hub
 from breakerscope.registry import default_registry
 from breakerscope.testing import FakeClock, capture_events, strict_listeners
 
@@ -26,9 +27,12 @@ def breaker_events() -> Generator[list[Event], None, None]:
 
 @pytest.fixture
 def fresh_breakers() -> Generator[None, None, None]:
-    """The test starts without any breaker, and leaves those behind that there were before."""
+    """The test starts without any breaker and with all listeners' counts at 0, and leaves those
+    breakers behind that there were before.
+    """
     before = list(default_registry)
     default_registry.clear()
+    default_hub.forget_counts()
     yield
     default_registry.clear()
     for breaker in before:

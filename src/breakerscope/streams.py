@@ -83,6 +83,7 @@ class _Arrivals:
         self._subscription = hub.subscribe(
             self._arrive, *types, inline=False, queue_size=queue_size, **options
         )
+        self._missed_before = self._missed()
 
     def _arrive(self, event: Event) -> None:
         if self._arrived.qsize() >= self._queue_size:
@@ -100,7 +101,12 @@ class _Arrivals:
 
     @property
     def dropped(self) -> int:
-        """How many events found no room. All streams with the same name are counted together."""
+        """How many events found no room. Streams with the same name that are open at the same time
+        are counted together.
+        """
+        return self._missed() - self._missed_before
+
+    def _missed(self) -> int:
         return self._hub.dropped().get(self._subscription.name, 0)
 
     def close(self) -> None:

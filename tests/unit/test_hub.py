@@ -48,6 +48,17 @@ def test_a_sleeping_listener_does_not_hold_up_calls() -> None:
     assert heard == list(range(1, len(heard) + 1))
 
 
+def test_listeners_whose_names_are_made_up_are_counted_as_one() -> None:
+    hub = Hub()
+    for number in range(1005):
+        hub.count_dropped(f"listener {number}")
+        hub.count_error(f"listener {number}", Boom())
+    hub.count_dropped("listener 7")
+    for counts, seven in ((hub.dropped(), 2), (hub.errors(), 1)):
+        assert len(counts) == 1001
+        assert (counts["listener 7"], counts["_OTHER"]) == (seven, 5)
+
+
 def test_a_guard_that_raises_says_no() -> None:
     hub = Hub()
     breaker = make_breaker(hub=hub, consecutive_failures=2)

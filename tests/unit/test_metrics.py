@@ -5,8 +5,11 @@ from __future__ import annotations
 import http.client
 import logging
 import math
+import os
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -421,6 +424,42 @@ def test_a_scrape_in_the_middle_of_a_scrape() -> None:
         after = [of(scrape(registry), CALLS, "breaker") for _ in range(2)]
     assert after == [{"first": 0, "_OTHER": 1}] * 2
     assert heard == [{}, {"first": 0}, {}, {"first": 0, "_OTHER": 1}]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_child_forked_in_the_middle_of_a_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = CollectorRegistry()
+    reading, go_on = threading.Event(), threading.Event()
+    read = bs.CircuitBreaker.read
+
+    def slow(breaker: bs.CircuitBreaker) -> bs.Reading:
+        if breaker.name == "second" and not reading.is_set():
+            reading.set()
+            go_on.wait(10)
+        return read(breaker)
+
+    monkeypatch.setattr(bs.CircuitBreaker, "read", slow)
+    with bs.setup_telemetry(registry=registry, max_breakers=1):
+        for name in ("first", "second"):
+            bs.instrumented_breaker(name).call(succeed)
+        scraping = threading.Thread(target=scrape, args=(registry,))
+        scraping.start()
+        assert reading.wait(10)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            code = 1
+            try:
+                bs.instrumented_breaker("second").call(succeed)
+                shown = of(scrape(registry), CALLS, "breaker")
+                code = 0 if shown == {"first": 0.0, "_OTHER": 1.0} else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        go_on.set()
+        scraping.join()
+        assert of(scrape(registry), CALLS, "breaker") == {"first": 1.0, "_OTHER": 1.0}
 
 
 def test_a_breaker_that_is_called_as_the_others() -> None:

@@ -50,13 +50,17 @@ class JsonLines:
         except SubscriptionError:
             self._file.close()
             raise
+        self._missed_before = self._missed()
 
     @property
     def lost(self) -> int:
         """How many lines are missing: events that were dropped, and lines that were not written.
 
-        All sinks with the same name are counted together.
+        Sinks with the same name that write at the same time are counted together.
         """
+        return self._missed() - self._missed_before
+
+    def _missed(self) -> int:
         name = self._subscription.name
         return self._hub.dropped().get(name, 0) + self._hub.errors().get(name, 0)
 

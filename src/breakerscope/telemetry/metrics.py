@@ -9,20 +9,21 @@ to make all of them anew takes three times as long as to read the breaker. They 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from breakerscope import catalogue
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.catalogue import Metric
-from breakerscope.hub import Hub
+from breakerscope.hub import OTHER, Hub
 from breakerscope.reading import Reading
 from breakerscope.registry import Registry
 from breakerscope.telemetry import multiprocess
 from breakerscope.telemetry.series import PARTS, Column, Layout, exemplars_of, shape_of
-from breakerscope.telemetry.settings import OTHER, MetricsSettings
+from breakerscope.telemetry.settings import MetricsSettings
 from breakerscope.telemetry.totals import Place, Totals, labels_of
 
 if TYPE_CHECKING:
@@ -99,11 +100,16 @@ class BreakerCollector:
         self._hub = hub
         self._settings = settings
         self._layout = Layout(PARTS, settings.prefix)
-        self._lock = threading.RLock()
         self._shown: WeakKeyDictionary[CircuitBreaker, tuple[Columns, list[list[Sample]]]] = (
             WeakKeyDictionary()
         )
-        self._others = Totals(self._layout, settings, _Sum, room=0)
+        self.start_over_after_fork()
+        _collectors.add(self)
+
+    def start_over_after_fork(self) -> None:
+        """In a forked child the breakers begin at 0, and nobody is in the middle of a scrape."""
+        self._lock = threading.RLock()
+        self._others = Totals(self._layout, self._settings, _Sum, room=0)
 
     def describe(self) -> Iterable[Family]:
         """The families without samples: lets the registry see a clash before the first scrape."""
@@ -191,6 +197,18 @@ class BreakerCollector:
         from prometheus_client import Metric as Family
 
         return Family(self._layout.family(metric), metric.help, metric.kind.value)
+
+
+_collectors: WeakSet[BreakerCollector] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for collector in _collectors:
+        collector.start_over_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _with_exemplars(samples: list[list[Sample]], reading: Reading) -> list[list[Sample]]:

@@ -13,9 +13,6 @@ from typing import Any
 
 from breakerscope.telemetry.errors import TelemetryError
 
-OTHER = "_OTHER"
-"""The label `breaker` of the sum of all breakers beyond the cap."""
-
 MAX_BREAKERS = 1000
 """The cap unless the set-up says otherwise: at some 120 series each, about what one scrape can
 carry (a second, ten megabytes of text).

@@ -15,10 +15,11 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.catalogue import BREAKER, LISTENER, Kind, Metric
+from breakerscope.hub import OTHER
 from breakerscope.ledger import DEFAULT_BUCKETS, Durations
 from breakerscope.reading import Reading
 from breakerscope.telemetry.series import Layout, shape_of
-from breakerscope.telemetry.settings import OTHER, MetricsSettings
+from breakerscope.telemetry.settings import MetricsSettings
 
 _log = logging.getLogger("breakerscope")
 
