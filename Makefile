@@ -15,7 +15,7 @@ BENCH_VENV := .venv-bench
 BENCH_PYTHON ?= $(shell for p in python3.13 python3.12 $$HOME/.pyenv/versions/3.1[2-9]*/bin/python python3; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help demo test lint types imports unit mutate bench bench-quick docs-parts docs-outage servers clean
+.PHONY: help demo test lint types imports unit mutate bench bench-quick docs-parts docs-outage dashboards preview servers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ docs-parts: $(VENV)/.dev ## render what the documents say about the code
 
 docs-outage: $(VENV)/.dev servers ## go through a real outage and write what each signal showed into docs/telemetry.md
 	$(BIN)/python scripts/record_outage.py
+
+dashboards: $(VENV)/.dev ## render dashboards/ from the code
+	$(BIN)/python scripts/render_dashboards.py
+
+preview: $(VENV)/.dev servers ## draw the dashboards from an outage of the demo, without Grafana; ARGS="--out DIR"
+	$(BIN)/python -m tests.dashboards.preview $(ARGS)
 
 servers: ## install the servers that the tests talk to, where that is possible
 	@bash scripts/install_servers.sh

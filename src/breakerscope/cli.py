@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from breakerscope.demo import DemoError, Options, start
+from breakerscope.mixin import MixinError, export, load
 from breakerscope.reference import (
     CatalogueFileError,
     as_json,
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (DemoError, CatalogueFileError) as error:
+    except (DemoError, CatalogueFileError, MixinError) as error:
         print(f"breakerscope {arguments.command}: error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -65,6 +67,13 @@ def _catalogue(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_json(), indent=2))
     else:
         print(f"{metrics_page()}\n{events_page()}", end="")
+    return 0
+
+
+def _export_dashboards(arguments: argparse.Namespace) -> int:
+    config = None if arguments.config is None else load(Path(arguments.config))
+    for file in export(Path(arguments.out), config):
+        print(file)
     return 0
 
 
@@ -108,4 +117,21 @@ def _parser() -> argparse.ArgumentParser:
         help="Markdown or JSON (default: md)")  # fmt: skip
     either.add_argument("--diff", metavar="OLD",
         help="what changed since this file, which --format json wrote")  # fmt: skip
+    _add_dashboards(commands.add_parser)
     return parser
+
+
+def _add_dashboards(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    dashboards = add_parser("dashboards", help="Grafana dashboards for these metrics")
+    actions = dashboards.add_subparsers(dest="action", required=True, metavar="ACTION")
+    exported = actions.add_parser(
+        "export",
+        help="write the dashboards as JSON files",
+        description="Write the three dashboards as JSON files that Grafana 11 to 13 imports: all of"
+        " them, or none. With --config they are made for your labels and limits, which takes the"
+        " extra breakerscope[dashboards]. Prints the files. Exit code 2 for bad input.",
+    )
+    exported.set_defaults(run=_export_dashboards)
+    add = exported.add_argument
+    add("--out", required=True, metavar="DIR", help="the folder, which is made if need be")
+    add("--config", metavar="FILE", help="a TOML file; docs/dashboards.md lists its keys")

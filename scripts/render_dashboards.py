@@ -1,0 +1,44 @@
+"""Renders `dashboards/`: run by `make dashboards`, checked by a test."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from breakerscope.mixin import MixinConfig, rendered
+from breakerscope.mixin.table import tables
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "dashboards"
+README = FOLDER / "README.md"
+PANELS = re.compile(r"(<!-- rendered: panels -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def files() -> dict[Path, str]:
+    """Every file as it should be."""
+    config = MixinConfig()
+    found = {FOLDER / name: text for name, text in rendered(config).items()}
+    before = README.read_text(encoding="utf-8")
+    found[README] = PANELS.sub(lambda part: part[1] + tables(config) + part[2], before)
+    return found
+
+
+def main() -> int:
+    """Write the files; with --check only say whether one would change."""
+    changed = {
+        file: text
+        for file, text in files().items()
+        if not file.exists() or file.read_text(encoding="utf-8") != text
+    }
+    if "--check" in sys.argv:
+        for file in changed:
+            print(f"not up to date: {file.relative_to(ROOT)}", file=sys.stderr)
+        return int(bool(changed))
+    for file, text in changed.items():
+        file.write_text(text, encoding="utf-8", newline="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

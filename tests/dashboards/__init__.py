@@ -1,0 +1,1 @@
+"""What tests and previews know of Grafana: how it fills in variables, asks, and lints."""
