@@ -479,7 +479,7 @@ class Gate:
         transition = self._fold_locked(self._pass) if self._pass.journal else None
         now = self._machine.advance(self._clock.monotonic())
         if self._refusal is not None:
-            now = self._machine.advance(self._refusal.latest)
+            now = self._refusal.latest = self._machine.advance(self._refusal.latest)
         if transition is not None:
             self._changed_locked(transition, now)
         if self._retired:

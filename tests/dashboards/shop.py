@@ -45,6 +45,8 @@ def use(name: str, seed: str) -> None:
         # Another one in each process: policies that drift.
         open_for=0.5 + int(seed) / 10,
         backoff=1.2,
+        # Shorter than a healthy time, or it could sleep through all of them.
+        open_for_max=1.0,
         shadow=name == SHADOW,
     )
     start = time.monotonic()

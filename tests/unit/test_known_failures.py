@@ -256,6 +256,11 @@ def test_a_clock_that_runs_back_stands_still_for_refused_calls_and_durations() -
         clock.advance(step)
         waits.append(refused(breaker).retry_after)
     assert waits == [10.0, 10.0, 10.0, 7.0, 7.0]
+    # A reading sees the time as well.
+    clock.advance(2.0)
+    assert breaker.state is State.OPEN
+    clock.advance(-2.0)
+    assert refused(breaker).retry_after == 6.0
     clock.advance(8.0)
     breaker.call(succeed)
     assert breaker.state is State.CLOSED
