@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", metavar="DIR")
     parser.add_argument("--duration", type=float, default=150.0, metavar="SECONDS")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     length = f"--duration={options.duration:g}"
     commands = [
         [
