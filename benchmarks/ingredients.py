@@ -48,13 +48,12 @@ def subjects() -> list[Subject]:
         pop()
 
     append, pop = journal.append, journal.pop
-    inside: list[int] = []
+    running: list[None] = []
 
-    def marked() -> None:
-        me = threading.get_ident()
-        if me not in inside:
-            inside.append(me)
-            inside.remove(me)
+    def counted() -> None:
+        if not running:
+            running.append(None)
+            running.pop()
 
     def draft_of_an_event() -> None:
         event = CallSettledDraft()
@@ -87,7 +86,7 @@ def subjects() -> list[Subject]:
         "a call handed on by *args and **kwargs": packed,
         "a frozen dataclass with 4 fields": lambda: _Event("a", 1, 1.0, 1.0),
         "an event as a draft that is filled and frozen": draft_of_an_event,
-        "a thread marked as inside a listener": marked,
+        "a running listener counted": counted,
         "prometheus_client: bound Counter.inc()": counter.inc,
         "prometheus_client: bound Histogram.observe()": lambda: histogram.observe(0.01),
     }

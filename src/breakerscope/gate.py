@@ -130,6 +130,7 @@ class Gate:
         "_retired",
         "_routes",
         "_seqs",
+        "_successes",
         "_wall",
         "buckets",
         "name",
@@ -158,6 +159,7 @@ class Gate:
         self._hub = hub
         self._machine = Machine(policy, now=clock.monotonic(), random=random)
         self._routes = Routes(())
+        self._successes = self._routes.successes
         self._seqs = count(1)
         self._entered_at = clock.wall()
         self._start_over()
@@ -166,7 +168,12 @@ class Gate:
     def _start_over(self) -> None:
         self._lock = threading.Lock()
         now = self._machine.advance(self._clock.monotonic())
-        self._ledger = Ledger(self.buckets, state=self._machine.state, now=now)
+        self._ledger = Ledger(
+            self.buckets,
+            state=self._machine.state,
+            now=now,
+            clock_may_go_back=self._clock.monotonic is not time.monotonic,
+        )
         self._given = self._in_flight = 0
         self._exemplar_due = True
         self.passes.clear()
@@ -334,26 +341,31 @@ class Gate:
 
     def succeed(self, given: Pass, duration: float, _result: object = None) -> None:
         """A success that somebody wants to hear of, or that has to be judged."""
-        if (
-            given.watch is LONG_WAY
-            or duration >= self.slow_from
-            or (given.fence < inf and self._clock.monotonic() >= given.fence)
+        if duration >= self.slow_from or (
+            given.fence < inf and self._clock.monotonic() >= given.fence
         ):
             self.leave(given, duration, SUCCESS)
+        else:
+            self.tell(given, duration)
+
+    def tell(self, given: Pass, duration: float, _result: object = None) -> None:
+        """As `succeed`, for a success that is neither slow nor behind the fence."""
+        if given.watch is LONG_WAY:
+            self.leave(given, duration, SUCCESS)
             return
-        if duration < 0:
+        if duration < 0.0:  # noqa: PLR1730 - max() costs more
             # The clock went back during the call.
             duration = 0.0
         given.journal.append(duration)
         event = None
-        for guard, subscription in self._routes.successes:
+        for guard, subscription in self._successes:
             if guard is None or guard():
                 if event is None:
                     event = CallSettledDraft()
                     event.breaker = self.name
                     event.seq = next(self._seqs)
                     event.at = self._wall()
-                    event.state = given.permit.state
+                    event.state = given.state
                     event.outcome = SUCCESS
                     event.duration = duration
                     event.error = None
@@ -644,6 +656,7 @@ class Gate:
             self._catch_up_locked()
             self._take_slips_back_locked()
             self._routes = routes
+            self._successes = routes.successes
             if self._quiet_until:
                 still_heard = self._quiet_until.keys() & {*routes.rejected}
                 self._quiet_until = {s: self._quiet_until[s] for s in still_heard}

@@ -17,6 +17,7 @@ import atexit
 import gc
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -60,9 +61,10 @@ EXIT_FLUSH_SECONDS = 1.0
 
 _log = logging.getLogger("breakerscope")
 _log.addHandler(logging.NullHandler())
-_inside_listener: list[int] = []
-"""The threads that run a listener right now. A thread puts in and takes out only itself. No set: it
-would be resized after every few events, since it does not use the places of what was taken out."""
+DEEPEST = 500
+"""How many callers are looked at to find a listener among them."""
+_running: list[None] = []
+"""One entry for each listener that runs right now, in whatever thread."""
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
@@ -215,22 +217,35 @@ class Subscription:
 
     def call(self, event: Event) -> None:
         """Call the listener in this thread, unless that runs one already. Raises no Exception."""
-        me = get_ident()
-        if me in _inside_listener:
+        if _running and inside_listener(2):
             self._hub.count_dropped(self.name)
             return
-        _inside_listener.append(me)
+        _running.append(None)
         try:
             self._listener(event)
         except Exception as error:
             self._hub.count_error(self.name, error)
         finally:
-            _inside_listener.remove(me)
+            _running.pop()
 
 
-def inside_listener() -> bool:
-    """Whether this thread is running a listener right now."""
-    return get_ident() in _inside_listener
+def inside_listener(above: int = 1) -> bool:
+    """Whether this code was called by a listener; the look begins `above` so many frames.
+
+    Where no thread runs one, the answer costs nothing. Else the callers of this code are looked at:
+    a mark on the thread would cost every delivery more than this costs the few.
+    """
+    frame = sys._getframe(above) if _running else None
+    for _ in range(DEEPEST):
+        if frame is None:
+            return False
+        if frame.f_code is _DELIVERY:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_DELIVERY = Subscription.call.__code__
 
 
 _collecting: list[int] = []
@@ -493,7 +508,8 @@ default_hub = Hub()
 
 
 def _after_fork_in_child() -> None:
-    _inside_listener[:] = [ident for ident in _inside_listener if ident == get_ident()]
+    # The listeners of other threads do not run on here.
+    _running[:] = [None] * inside_listener()
     for hub in _hubs:
         hub.start_over_after_fork()
 

@@ -87,13 +87,13 @@ class _Histogram:
     def add_batch(self, durations: list[float]) -> None:
         """Sorts `durations` in place unless all fall into one bucket, the usual case."""
         bounds, counts = self.bounds, self.counts
-        shortest = min(durations)
-        if shortest < 0:
-            # The clock went back during a call. A sum that falls would look like a restart.
-            durations = [max(duration, 0.0) for duration in durations]
         self.total += sum(durations)
-        at = bisect_left(bounds, shortest)
-        if at == bisect_left(bounds, max(durations)):
+        longest = max(durations)
+        if longest <= bounds[0]:
+            counts[0] += len(durations)
+            return
+        at = bisect_left(bounds, min(durations))
+        if at == bisect_left(bounds, longest):
             counts[at] += len(durations)
             return
         durations.sort()
@@ -115,6 +115,7 @@ class Ledger:
     """What has happened since the breaker was made (in this process)."""
 
     __slots__ = (
+        "_clock_may_go_back",
         "_entered",
         "_histograms",
         "_seconds",
@@ -127,8 +128,16 @@ class Ledger:
         "would_reject",
     )
 
-    def __init__(self, buckets: tuple[float, ...], *, state: State, now: float) -> None:
+    def __init__(
+        self,
+        buckets: tuple[float, ...],
+        *,
+        state: State,
+        now: float,
+        clock_may_go_back: bool = True,
+    ) -> None:
         self.buckets = buckets
+        self._clock_may_go_back = clock_may_go_back
         self._histograms = NO_HISTOGRAMS
         self.rejected = 0
         self.would_reject = 0
@@ -151,6 +160,9 @@ class Ledger:
     def add_batch(self, outcome: Outcome, durations: list[float]) -> None:
         """Calls that ended alike, none of them slow. May reorder the list."""
         if durations:
+            if self._clock_may_go_back:
+                # A sum that falls would look like a restart.
+                durations = [max(duration, 0.0) for duration in durations]
             self._histogram(outcome).add_batch(durations)
 
     def add_fallback(self, outcome: Outcome) -> None:

@@ -36,7 +36,7 @@ Entry = float | tuple[float]
 class Pass:
     """Leave to make one call, which came in the long way and leaves the same way."""
 
-    __slots__ = ("in_flight", "permit")
+    __slots__ = ("in_flight", "permit", "state")
 
     watch: Guard = LONG_WAY
     """Says whether a success must not leave by the journal."""
@@ -52,6 +52,7 @@ class Pass:
 
     def __init__(self, permit: Permit) -> None:
         self.permit = permit
+        self.state = permit.state
         self.in_flight = 1
 
 

@@ -119,6 +119,10 @@ class Protector:
 
     def _tailored(self, fn: Callable[..., Any], *, is_coroutine: bool) -> Callable[..., Any]:
         gate = self._gate
+        asks_slow, asks_fence = self._slow_from < inf, isinstance(gate.policy.window, timedelta)
+        succeeded: Callable[..., None] = self._succeeded
+        if self._classifier.ignores_results:
+            succeeded = gate.succeed if asks_slow or asks_fence else gate.tell
         names = {
             "_passes": gate.passes,
             "_take": gate.passes.pop,
@@ -126,14 +130,14 @@ class Protector:
             "_now": self._now,
             "_slow_from": self._slow_from,
             "_failed": self._failed,
-            "_succeeded": gate.succeed if self._classifier.ignores_results else self._succeeded,
+            "_succeeded": succeeded,
         }
         return tailored(
             fn,
             names,
             is_coroutine=is_coroutine,
-            asks_slow=self._slow_from < inf,
-            asks_fence=isinstance(gate.policy.window, timedelta),
+            asks_slow=asks_slow,
+            asks_fence=asks_fence,
         )
 
     @property
