@@ -16,7 +16,7 @@ from breakerscope.machine import Permit
 LAID_OUT = 64
 """How many slips are laid out at once for refused calls."""
 
-FEWEST, MOST = 16, 256
+FEWEST, MOST = 16, 512
 
 
 def batch_size(calls: int) -> int:
