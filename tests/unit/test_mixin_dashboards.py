@@ -91,7 +91,8 @@ def test_the_same_bytes_in_every_process() -> None:
 def test_the_wheel_has_all_of_them() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["force-include"] == {
+    found = {to: out for to, out in wheel["force-include"].items() if to.startswith("dashboards/")}
+    assert found == {
         f"dashboards/{board.file}": f"breakerscope/mixin/rendered/{board.file}" for board in BOARDS
     }
 
@@ -401,6 +402,7 @@ def test_the_document_lists_every_key_with_its_default() -> None:
     text = (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \|", text, re.MULTILINE))
     found = {each.name: getattr(DEFAULT, each.name) for each in fields(MixinConfig)}
+    del found["alerts"]  # has a document of its own
     assert {key: tomllib.loads(f"x = {default}")["x"] for key, default in listed.items()} == {
         key: list(value) if isinstance(value, tuple) else value for key, value in found.items()
     }
