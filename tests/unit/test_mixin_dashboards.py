@@ -381,14 +381,14 @@ def test_numbers_of_the_configuration_arrive() -> None:
         top=55,
         time_range="66m",
         refresh="77s",
-        scrape_interval="88s",
+        scrape_interval="44s",
         prometheus_datasource="^prod",
         tags=("one", "two"),
     )
     texts = {name: json.dumps(each) for name, each in dashboards(config).items()}
     everywhere = ["now-66m", '"refresh": "77s"', "/^prod/", '["one", "two"]']
     for name, wanted in {
-        "overview.json": [*everywhere, "0.111", "0.222", "0.333", "topk(55,", '"step": "88s"'],
+        "overview.json": [*everywhere, "0.111", "0.222", "0.333", "topk(55,", '"step": "44s"'],
         "breaker.json": [*everywhere, "0.111", "0.222"],
         "telemetry.json": [*everywhere, "444", "topk(55,"],
     }.items():

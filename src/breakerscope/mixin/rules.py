@@ -345,18 +345,14 @@ class Rules:
             panel=panels.transitions_by_cause,
         )
 
-    def _nearness(self, by: Sequence[str], ratio: Metric, threshold: Metric) -> str:
+    def _nearness(self, ratio: Metric, threshold: Metric) -> str:
         """How much of its threshold a ratio has reached, where the breaker is closed."""
         nearness = f"{self._select(ratio)} / {self._select(threshold)}"
         closed = f"{self._process_in(State.CLOSED)} > 0"
-        return (
-            f"{_by('max', by)} (\n  {nearness}\n  and on ({', '.join(self.by_process)}) {closed}\n)"
-        )
+        return f"{_by('max', self.by_breaker)} (\n  {nearness}\n  and on ({', '.join(self.by_process)}) {closed}\n)"
 
     def _near_threshold(self) -> Alert:
-        nearness = self._nearness(
-            self.by_breaker, catalogue.FAILURE_RATIO, catalogue.FAILURE_RATIO_THRESHOLD
-        )
+        nearness = self._nearness(catalogue.FAILURE_RATIO, catalogue.FAILURE_RATIO_THRESHOLD)
         return Alert(
             stem="NearThreshold",
             severity=self.settings.info_severity,
@@ -371,9 +367,7 @@ class Rules:
         )
 
     def _slow_calls(self) -> Alert:
-        nearness = self._nearness(
-            self.by_breaker, catalogue.SLOW_CALL_RATIO, catalogue.SLOW_CALL_RATIO_THRESHOLD
-        )
+        nearness = self._nearness(catalogue.SLOW_CALL_RATIO, catalogue.SLOW_CALL_RATIO_THRESHOLD)
         return Alert(
             stem="SlowCalls",
             severity=self.settings.ticket_severity,
@@ -388,18 +382,18 @@ class Rules:
         )
 
     def _should_have_opened(self) -> Alert:
-        """Where one worker of several is open, its ratio is not that of the closed ones."""
-        nearness = self._nearness(
-            self.by_process, catalogue.FAILURE_RATIO, catalogue.FAILURE_RATIO_THRESHOLD
-        )
-        others = self._process_in(*(state for state in State if state is not State.CLOSED))
+        """All workers are closed: where one of several is open, the ratio may be its own."""
+        ratio, threshold = catalogue.FAILURE_RATIO, catalogue.FAILURE_RATIO_THRESHOLD
+        nearness = f"{self._select(ratio)} / {self._select(threshold)}"
+        states = _sum(self.by_process, self._select(catalogue.STATE_NOW))
+        closed = f"{self._process_in(State.CLOSED)} / {states}"
         calls = self._rate_of(self.by_process, "calls")
         return Alert(
             stem="ShouldHaveOpened",
             severity=self.settings.ticket_severity,
-            expression=f"{nearness} > 1"
+            expression=f"{_by('max', self.by_process)} ({nearness}) > 1"
             f"{self._and(self.by_process, f'{calls} > {self.settings.min_call_rate:g}')}"
-            f"\nunless on ({', '.join(self.by_process)}) {others} > 0",
+            f"{self._and(self.by_process, f'{closed} == 1')}",
             wait=self.settings.should_have_opened_for,
             labels=self.by_process,
             summary="A breaker stays closed although more calls fail than its threshold allows.",
