@@ -335,7 +335,7 @@ def flapping(name: str, fired: Mapping[str, Sequence[Firing]], **counts: str) ->
 FLAPPING = (
     flapping(
         "five times",
-        {"1250s": NOBODY, "35m": _FLAPPING, "60m": _FLAPPING, "72m": NOBODY},
+        {"1150s": NOBODY, "35m": _FLAPPING, "60m": _FLAPPING, "72m": NOBODY},
         closed__open="0x19 5x99",
     ),
     flapping("three times", {"35m": NOBODY}, closed__open="0x19 3x99"),
@@ -546,7 +546,7 @@ ABSENT = (
 _DROPPED = fires(
     {"job": "shop", "listener": "otlp"}, "warning", "EventsDropped", f"{TELEMETRY}", 14,
     "A listener does not get all events: logs or exports have gaps.",
-    "The listener otlp of shop missed 5556 events within 10m.",
+    "The listener otlp of shop missed 5370 events within 10m.",
 )  # fmt: skip
 
 

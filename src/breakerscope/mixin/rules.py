@@ -349,7 +349,8 @@ class Rules:
         """How much of its threshold a ratio has reached, where the breaker is closed."""
         nearness = f"{self._select(ratio)} / {self._select(threshold)}"
         closed = f"{self._process_in(State.CLOSED)} > 0"
-        return f"{_by('max', self.by_breaker)} (\n  {nearness}\n  and on ({', '.join(self.by_process)}) {closed}\n)"
+        condition = f"and on ({', '.join(self.by_process)}) {closed}"
+        return f"{_by('max', self.by_breaker)} (\n  {nearness}\n  {condition}\n)"
 
     def _near_threshold(self) -> Alert:
         nearness = self._nearness(catalogue.FAILURE_RATIO, catalogue.FAILURE_RATIO_THRESHOLD)
