@@ -17,7 +17,7 @@ _BURN = re.compile(r"([0-9]+(?:\.[0-9]+)?) over ([0-9]+[smhdw]) and ([0-9]+[smhd
 _URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 _SECONDS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 
-LONGEST_STEM = 22
+LONGEST_STEM = len("RejectionBudgetBurnSlow")
 LONGEST_NAME = 40
 SCRAPES_IN_A_WINDOW = 4
 SPANS_IN_AN_OBJECTIVE = 30 * 86400
