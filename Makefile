@@ -55,7 +55,7 @@ docs-parts: $(VENV)/.dev ## render what the documents say about the code
 docs-outage: $(VENV)/.dev servers ## go through a real outage and write what each signal showed into docs/telemetry.md
 	$(BIN)/python scripts/record_outage.py
 
-dashboards: $(VENV)/.dev ## render dashboards/ from the code
+dashboards: $(VENV)/.dev ## render dashboards/ and alerts/ from the code
 	$(BIN)/python scripts/render_dashboards.py
 
 preview: $(VENV)/.dev servers ## draw the dashboards from an outage of the demo, without Grafana; ARGS="--out DIR"

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # package=the binary it brings
-servers=(prometheus=prometheus)
+servers=(prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager)
 
 missing=()
 for server in "${servers[@]}"; do

@@ -1,4 +1,4 @@
-"""Renders `dashboards/`: run by `make dashboards`, checked by a test."""
+"""Renders `dashboards/` and `alerts/`: run by `make dashboards`, checked by a test."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 import sys
 from pathlib import Path
 
-from breakerscope.mixin import MixinConfig, rendered
+from breakerscope.mixin import MixinConfig, rendered, rendered_alerts
 from breakerscope.mixin.table import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "dashboards"
+ALERTS = ROOT / "alerts"
 README = FOLDER / "README.md"
 PANELS = re.compile(r"(<!-- rendered: panels -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
@@ -19,6 +20,7 @@ def files() -> dict[Path, str]:
     """Every file as it should be."""
     config = MixinConfig()
     found = {FOLDER / name: text for name, text in rendered(config).items()}
+    found |= {ALERTS / name: text for name, text in rendered_alerts(config).items()}
     before = README.read_text(encoding="utf-8")
     found[README] = PANELS.sub(lambda part: part[1] + tables(config) + part[2], before)
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from breakerscope.demo import DemoError, Options, start
-from breakerscope.mixin import MixinError, export, load
+from breakerscope.mixin import MixinError, export, export_alerts, load
 from breakerscope.reference import (
     CatalogueFileError,
     as_json,
@@ -77,6 +77,13 @@ def _export_dashboards(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export_alerts(arguments: argparse.Namespace) -> int:
+    config = None if arguments.config is None else load(Path(arguments.config))
+    for file in export_alerts(Path(arguments.out), config):
+        print(file)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     defaults = Options()
     parser = _Parser(prog="breakerscope", description=sys.modules["breakerscope"].__doc__)
@@ -118,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     either.add_argument("--diff", metavar="OLD",
         help="what changed since this file, which --format json wrote")  # fmt: skip
     _add_dashboards(commands.add_parser)
+    _add_alerts(commands.add_parser)
     return parser
 
 
@@ -135,3 +143,20 @@ def _add_dashboards(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     add = exported.add_argument
     add("--out", required=True, metavar="DIR", help="the folder, which is made if need be")
     add("--config", metavar="FILE", help="a TOML file; docs/dashboards.md lists its keys")
+
+
+def _add_alerts(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    alerts = add_parser("alerts", help="alerting rules for Prometheus and routes for Alertmanager")
+    actions = alerts.add_subparsers(dest="action", required=True, metavar="ACTION")
+    exported = actions.add_parser(
+        "export",
+        help="write the rules and the routes as YAML files",
+        description="Write the recording and alerting rules, once for Prometheus and once for its"
+        " operator, and an example for Alertmanager: all of them, or none. With --config they are"
+        " made for your labels and limits, which takes the extra breakerscope[dashboards]. Prints"
+        " the files. Exit code 2 for bad input.",
+    )
+    exported.set_defaults(run=_export_alerts)
+    add = exported.add_argument
+    add("--out", required=True, metavar="DIR", help="the folder, which is made if need be")
+    add("--config", metavar="FILE", help="a TOML file; docs/alerts.md lists its keys")

@@ -9,11 +9,12 @@ import importlib
 import re
 import tomllib
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from breakerscope import catalogue
+from breakerscope.mixin.alert_settings import AlertSettings
 from breakerscope.telemetry.errors import TelemetryError
 from breakerscope.telemetry.settings import MetricsSettings
 
@@ -66,6 +67,8 @@ class MixinConfig:
     """How many breakers a list of the worst has."""
     runbook_base_url: str = ""
     """Where the runbooks are: a link on every dashboard. Empty: no link."""
+    alerts: AlertSettings = field(default_factory=AlertSettings)
+    """The table `[alerts]`."""
 
     def __post_init__(self) -> None:
         """Check everything."""
@@ -88,23 +91,36 @@ def load(path: Path) -> MixinConfig:
         raise MixinError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MixinError(f"{path}: not TOML: {error}") from error
-    kinds = get_type_hints(MixinConfig)
-    keys = {each.name: kinds[each.name] for each in fields(MixinConfig)}
     problems: list[str] = []
-    values: dict[str, Any] = {}
-    for key, value in found.items():
-        if key not in keys:
-            problems.append(f"unknown key {key!r}: allowed are {', '.join(keys)}")
-        elif (wanted := _fits(value, keys[key])) is not None:
-            problems.append(f"{key} = {value!r}: allowed is {wanted}")
-        else:
-            values[key] = tuple(value) if keys[key] == tuple[str, ...] else value
+    alerts = found.pop("alerts", {})
+    if not isinstance(alerts, dict):
+        problems.append(f"alerts = {alerts!r}: allowed is a table, [alerts]")
+        alerts = {}
+    values = _values_of(MixinConfig, found, problems)
+    of_alerts = _values_of(AlertSettings, cast("dict[str, object]", alerts), problems, "alerts.")
     if problems:
         raise MixinError(f"{path}: {'; '.join(problems)}")
     try:
-        return MixinConfig(**values)
+        return MixinConfig(**values, alerts=AlertSettings(**of_alerts))
     except MixinError as error:
         raise MixinError(f"{path}: {error}") from error
+
+
+def _values_of(
+    kind: type, found: dict[str, object], problems: list[str], table: str = ""
+) -> dict[str, Any]:
+    """The arguments for a class of settings. What does not fit becomes a problem."""
+    kinds = get_type_hints(kind)
+    keys = {each.name: kinds[each.name] for each in fields(kind)}
+    values: dict[str, Any] = {}
+    for key, value in found.items():
+        if key not in keys:
+            problems.append(f"unknown key {table + key!r}: allowed are {', '.join(keys)}")
+        elif (wanted := _fits(value, keys[key])) is not None:
+            problems.append(f"{table}{key} = {value!r}: allowed is {wanted}")
+        else:
+            values[key] = tuple(cast("list[str]", value)) if isinstance(value, list) else value
+    return values
 
 
 def _fits(value: object, kind: object) -> str | None:
@@ -223,6 +239,10 @@ def _check_numbers(config: MixinConfig) -> list[str]:
     return problems
 
 
+def _check_alerts(config: MixinConfig) -> list[str]:
+    return config.alerts.problems(config.scrape_interval)
+
+
 def _check_texts(config: MixinConfig) -> list[str]:
     problems: list[str] = []
     if not config.title_prefix.strip():
@@ -248,4 +268,5 @@ _CHECKS = (
     _check_times,
     _check_numbers,
     _check_texts,
+    _check_alerts,
 )

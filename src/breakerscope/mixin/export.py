@@ -1,4 +1,4 @@
-"""Dashboards as files: all of them, or none."""
+"""Dashboards and alerts as files: all of them, or none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rendered(config: MixinConfig | None = None) -> Mapping[str, str]:
 
     Raises MixinError if it takes the extra, and that is not installed.
     """
-    if config is None and (shipped := _shipped()):
+    if config is None and (shipped := _shipped("rendered")):
         return shipped
     require("grafana_foundation_sdk")
     from breakerscope.mixin.render import render
@@ -25,9 +25,20 @@ def rendered(config: MixinConfig | None = None) -> Mapping[str, str]:
     return render(config or MixinConfig())
 
 
-def _shipped() -> Mapping[str, str]:
+def rendered_alerts(config: MixinConfig | None = None) -> Mapping[str, str]:
+    """The rules and the routes as YAML, as `rendered` does it for the dashboards."""
+    if config is None and (shipped := _shipped("rendered_alerts")):
+        return shipped
+    require("grafana_foundation_sdk")
+    require("yaml")
+    from breakerscope.mixin.alerts import render
+
+    return render(config or MixinConfig())
+
+
+def _shipped(name: str) -> Mapping[str, str]:
     """The files in the wheel. Nothing in a checkout, where they are made."""
-    folder = resources.files("breakerscope.mixin") / "rendered"
+    folder = resources.files("breakerscope.mixin") / name
     if not folder.is_dir():
         return {}
     files = sorted(folder.iterdir(), key=lambda file: file.name)
@@ -39,7 +50,15 @@ def export(folder: Path, config: MixinConfig | None = None) -> Sequence[Path]:
 
     Raises MixinError, and leaves what was there, if one of them cannot be written.
     """
-    texts = rendered(config)
+    return _write_all(folder, rendered(config))
+
+
+def export_alerts(folder: Path, config: MixinConfig | None = None) -> Sequence[Path]:
+    """The same for the rules and the routes."""
+    return _write_all(folder, rendered_alerts(config))
+
+
+def _write_all(folder: Path, texts: Mapping[str, str]) -> Sequence[Path]:
     if folder.exists() and not folder.is_dir():
         raise MixinError(f"cannot write to {folder}: it is a file; allowed is a folder")
     try:
