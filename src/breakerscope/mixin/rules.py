@@ -62,8 +62,8 @@ class Group:
 
 
 def groups(config: MixinConfig) -> Sequence[Group]:
-    """All rules. Groups are evaluated at different moments, so a page stands in the group of what it
-    reads: it would come a whole interval later.
+    """All rules. Groups are evaluated at different moments, so a page stands in the group of what
+    it reads: it would come a whole interval later.
     """
     rules = Rules(config)
     return (
