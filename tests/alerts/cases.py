@@ -263,15 +263,19 @@ def stuck_open(name: str, fired: Mapping[str, Sequence[Firing]], **other: str) -
 
 
 STUCK_OPEN = (
-    stuck_open("long", {"18m": NOBODY, "22m": NOBODY, "24m": _stuck_open("24m 0s")}),
+    stuck_open("long", {"18m": NOBODY, "27m": NOBODY, "29m": _stuck_open("29m 0s")}),
     stuck_open(
         "a short wait",
-        {"165s": NOBODY, "180s": NOBODY, "210s": _stuck_open("3m 30s")},
+        {"465s": NOBODY, "480s": NOBODY, "510s": _stuck_open("8m 30s")},
         wait="1x60",
         interval="15s",
     ),
     stuck_open("half-open", {"40m": NOBODY}, open="0x60"),
     stuck_open("nobody asks", {"40m": NOBODY}, refused="0x60"),
+    # The rate forgets after five minutes, and what is recorded is a minute old.
+    stuck_open(
+        "nobody asks since", {"7m": NOBODY, "9m": NOBODY}, refused="0.1x6 0x60", wait="1x60"
+    ),
 )
 
 
