@@ -274,7 +274,7 @@ STUCK_OPEN = (
     stuck_open("nobody asks", {"40m": NOBODY}, refused="0x60"),
     # The rate forgets after five minutes, and what is recorded is a minute old.
     stuck_open(
-        "nobody asks since", {"7m": NOBODY, "9m": NOBODY}, refused="0.1x6 0x60", wait="1x60"
+        "nobody asks since", {"6m": NOBODY, "9m": NOBODY}, refused="0.1x6 0x60", wait="1x60"
     ),
 )
 
