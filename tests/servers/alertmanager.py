@@ -9,10 +9,10 @@ import threading
 import urllib.parse
 import urllib.request
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from tests.servers.http import HttpServer
 from tests.servers.process import ServerProcess, binary, free_port, start
 
 Json = dict[str, Any]
@@ -28,19 +28,13 @@ class Message(NamedTuple):
     annotations: dict[str, str]
 
 
-class Webhook:
-    """Serves on a free port of loopback inside the block: `/<receiver>` for each receiver."""
+class Webhook(HttpServer):
+    """`/<receiver>` for each receiver."""
 
     def __init__(self) -> None:
+        super().__init__(self._keep)
         self._lock = threading.Lock()
         self._messages: list[Message] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
 
     @property
     def messages(self) -> list[Message]:
@@ -48,40 +42,15 @@ class Webhook:
         with self._lock:
             return list(self._messages)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def _keep(self, path: str, body: Json) -> None:
+    def _keep(self, method: str, path: str, body: str) -> int:
         receiver = path.strip("/")
+        found = [
+            Message(receiver, one["status"], one["fingerprint"], one["labels"], one["annotations"])
+            for one in json.loads(body)["alerts"]
+        ]
         with self._lock:
-            self._messages += [
-                Message(
-                    receiver, one["status"], one["fingerprint"], one["labels"], one["annotations"]
-                )
-                for one in body["alerts"]
-            ]
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        webhook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                length = int(self.headers["Content-Length"])
-                webhook._keep(self.path, json.loads(self.rfile.read(length)))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Each message is kept; to print it as well would say nothing new."""
-
-        return Handler
+            self._messages += found
+        return 200
 
 
 class Alertmanager:
