@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import breakerscope
 from breakerscope import Outcome, catalogue
 from breakerscope.reference import as_json, differences, name_sets
 
 ROOT = Path(__file__).parents[2]
+
+
+def program(name: str) -> Any:
+    """A program of `scripts`, as a module."""
+    spec = spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+DOCUMENTS: list[Path] = program("build_docs").documents()
 
 
 def test_rendered_parts_are_up_to_date() -> None:
@@ -86,11 +104,7 @@ def test_differences(newer: dict[str, Any], told: list[str]) -> None:
 def test_a_name_goes_only_with_a_word_in_the_changelog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = spec_from_file_location("render_docs", ROOT / "scripts" / "render_docs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    render_docs = module_from_spec(spec)
-    spec.loader.exec_module(render_docs)
+    render_docs = program("render_docs")
     lock, changes = tmp_path / "lock.json", tmp_path / "CHANGELOG.md"
     monkeypatch.setattr(render_docs, "LOCK", lock)
     monkeypatch.setattr(render_docs, "CHANGES", changes)
@@ -99,3 +113,75 @@ def test_a_name_goes_only_with_a_word_in_the_changelog(
     assert render_docs.unannounced() == ["removed metrics/circuit_breaker_colour"]
     changes.write_text("# Changelog\n\n## Unreleased\n\n- No circuit_breaker_colour.\n")
     assert render_docs.unannounced() == []
+
+
+# -- the site and its pages ------------------------------------------------------------------------
+
+
+def pages(nav: list[dict[str, Any]]) -> Iterator[Path]:
+    for entry in nav:
+        for below in entry.values():
+            if isinstance(below, list):
+                yield from pages(below)
+            else:
+                yield Path(below)
+
+
+def test_the_navigation_lists_every_document_once() -> None:
+    config = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))
+    assert sorted(pages(config["project"]["nav"])) == sorted(DOCUMENTS)
+
+
+def test_the_reference_has_every_public_name_once() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: breakerscope\.(\w+)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(breakerscope.__all__)
+
+
+def executed_blocks() -> Iterator[str]:
+    """What pytest runs of the documents, in sight of the reader."""
+    for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        text = document.read_text(encoding="utf-8")
+        for block in re.findall(r"^( *)```python\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+            yield re.sub(f"^{block[0]}", "", block[1], flags=re.MULTILINE)
+
+
+def names_used(block: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(block)):
+        match node:
+            case ast.Attribute(value=ast.Name(id="bs" | "breakerscope"), attr=name):
+                yield name
+            case ast.ImportFrom(module="breakerscope", names=imported):
+                yield from (alias.name for alias in imported)
+
+
+def test_every_public_name_is_in_an_example_that_runs() -> None:
+    shown = {name for block in executed_blocks() for name in names_used(block)}
+    assert set(breakerscope.__all__) - shown == set()
+
+
+LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
+
+
+def prose(document: Path) -> str:
+    """The text without its blocks of code."""
+    text = document.read_text(encoding="utf-8")
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """What GitHub makes of the headings; a name of the reference leads to the top of that page."""
+    text = prose(document)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+    return slugs | set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_lead_somewhere_on_github_too(document: Path) -> None:
+    for path, anchor in LINK.findall(prose(ROOT / document)):
+        if "://" in path:
+            continue
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
