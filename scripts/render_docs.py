@@ -44,7 +44,7 @@ BOXES = {State.CLOSED: (110, 90), State.OPEN: (610, 90), State.HALF_OPEN: (360, 
 """The middle of each state."""
 LABELS = {
     (State.CLOSED, State.OPEN): (360, 54, "middle"),
-    (State.OPEN, State.HALF_OPEN): (604, 190, "end"),
+    (State.OPEN, State.HALF_OPEN): (592, 185, "end"),
     (State.HALF_OPEN, State.OPEN): (432, 160, "end"),
     (State.HALF_OPEN, State.CLOSED): (136, 190, "start"),
 }
