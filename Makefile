@@ -15,7 +15,7 @@ BENCH_VENV := .venv-bench
 BENCH_PYTHON ?= $(shell for p in python3.13 python3.12 $$HOME/.pyenv/versions/3.1[2-9]*/bin/python python3; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help demo test lint types imports unit mutate bench bench-quick docs-parts docs-outage dashboards preview servers clean
+.PHONY: help demo test lint types imports unit mutate bench bench-quick docs docs-parts docs-outage dashboards preview servers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ types: $(VENV)/.dev ## types, by mypy and by pyright
 
 imports: $(VENV)/.dev ## architecture: which module may import which
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## build the documentation site into build/site; a broken link is an error
+	$(BIN)/mkdocs build --quiet
 
 docs-parts: $(VENV)/.dev ## render what the documents say about the code
 	$(BIN)/python scripts/render_docs.py

@@ -25,22 +25,50 @@ METRICS = ROOT / "docs" / "metrics.md"
 EVENTS = ROOT / "docs" / "events.md"
 LOCK = ROOT / "docs" / "catalogue.lock.json"
 CHANGES = ROOT / "CHANGELOG.md"
+DIAGRAM = ROOT / "docs" / "images" / "states.svg"
 SCHEMA = ROOT / "src" / "breakerscope" / "events.schema.json"
 BY_HAND = {Cause.FORCE_OPEN, Cause.DISABLE, Cause.RESET, Cause.RELEASE, Cause.ADOPT}
 
 
 def diagram() -> str:
-    """The changes that a breaker makes by itself, as a Mermaid state diagram."""
+    """The changes that a breaker makes by itself, as a picture (SVG)."""
     causes: defaultdict[tuple[State, State], list[str]] = defaultdict(list)
     for old, new, cause in sorted(TRANSITIONS):
         if cause not in BY_HAND:
             causes[old, new].append(cause.value)
-    arrows = [
-        f"    {old.value} --> {new.value} : {' / '.join(why)}" for (old, new), why in causes.items()
+    if set(causes) != set(ARROWS):
+        raise SystemExit(f"the picture of the states knows {set(ARROWS)}, the code {set(causes)}")
+    shapes = [
+        f'<rect x="{x - 60}" y="{y - 20}" width="120" height="40" rx="8"/>'
+        f'<text x="{x}" y="{y + 5}" class="state">{state.value}</text>'
+        for state, (x, y) in PLACES.items()
     ]
-    return "\n".join(
-        ["```mermaid", "stateDiagram-v2", "    [*] --> closed", *sorted(arrows), "```"]
-    )
+    for change, (path, x, y) in ARROWS.items():
+        shapes.append(f'<path d="{path}" marker-end="url(#arrow)"/>')
+        shapes += [
+            f'<text x="{x}" y="{y + 17 * line}">{cause}</text>'
+            for line, cause in enumerate(causes[change])
+        ]
+    return "\n".join([SVG_HEAD, *shapes, "</svg>", ""])
+
+
+PLACES = {State.CLOSED: (90, 90), State.OPEN: (510, 90), State.HALF_OPEN: (300, 230)}
+ARROWS = {
+    (State.CLOSED, State.OPEN): ("M150 90 H444", 300, 28),
+    (State.OPEN, State.HALF_OPEN): ("M530 110 C530 180 470 235 366 235", 565, 190),
+    (State.HALF_OPEN, State.OPEN): ("M340 210 C380 155 430 130 472 114", 345, 160),
+    (State.HALF_OPEN, State.CLOSED): ("M240 230 C150 225 90 190 90 116", 60, 200),
+}
+"""Of each change: its line, and where the first of its causes stands."""
+SVG_HEAD = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="-20 0 660 265" width="660" height="265" \
+font-family="sans-serif" font-size="13" role="img">
+<title>closed, open, half_open, and the causes of each change</title>
+<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" \
+orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#6b7280" stroke="none"/></marker></defs>
+<style>rect { fill: #eef2ff; stroke: #4f46e5; stroke-width: 1.5 }
+path { fill: none; stroke: #6b7280; stroke-width: 1.5 }
+text { fill: #6b7280; text-anchor: middle } .state { fill: #1e1b4b; font-weight: bold }</style>"""
 
 
 def table() -> str:
@@ -52,7 +80,7 @@ def table() -> str:
     return "\n".join(["| cause | changes |", "| --- | --- |", *rows])
 
 
-PARTS = {"diagram": diagram, "transitions": table}
+PARTS = {"transitions": table}
 
 
 def rendered(text: str) -> str:
@@ -76,6 +104,7 @@ def files() -> dict[Path, str]:
     """Each rendered file, and what it should hold."""
     return {
         SEMANTICS: rendered(SEMANTICS.read_text(encoding="utf-8")),
+        DIAGRAM: diagram(),
         METRICS: metrics_page(),
         EVENTS: events_page(),
         LOCK: as_text(as_json()),
