@@ -102,6 +102,8 @@ class FaultyServer:
                 self._write(writer, 200, b"fine")
             case ["gzip"]:
                 self._write(writer, 200, gzip.compress(b"fine"), "Content-Encoding: gzip")
+            case ["status", "204"]:
+                self._write(writer, 204, b"")
             case ["status", status]:
                 again = options.get("retry_after")
                 self._write(

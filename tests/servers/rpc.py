@@ -29,7 +29,7 @@ class RpcServer:
 
     def __enter__(self) -> Self:
         self._server = grpc.server(ThreadPoolExecutor(8))
-        handlers = {
+        handlers: dict[str, Any] = {
             "Unary": grpc.unary_unary_rpc_method_handler(self._unary),
             "Stream": grpc.unary_stream_rpc_method_handler(self._stream),
             "Upload": grpc.stream_unary_rpc_method_handler(self._upload),

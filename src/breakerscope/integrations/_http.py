@@ -5,14 +5,25 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from breakerscope.breaker import CircuitBreaker
+from breakerscope.classify import ExceptionRule, HintRule, ResultRule
 from breakerscope.instrument import BreakerOptions, breakers_per
 from breakerscope.registry import ContradictionError
 
 PerHost = Callable[[str], CircuitBreaker]
 """Gives the breaker of a host: `host`, or `host:port` where the port is not that of the scheme."""
+
+
+class Rules(TypedDict, total=False):
+    """The rules of a client for what is a failure: options of `instrumented_breaker`."""
+
+    failures: ExceptionRule
+    ignore: ExceptionRule
+    failure_if: ResultRule
+    retry_after_from: HintRule
+
 
 SHARED = "other"
 """The key of all hosts beyond the limit, and of all that is no host."""
@@ -75,7 +86,7 @@ def bounded(
     per_host: PerHost | None,
     prefix: str,
     limit: int,
-    rules: BreakerOptions,
+    rules: Rules,
     options: BreakerOptions,
 ) -> PerHost:
     """The breakers of this prefix, the same for all clients of the process, or `per_host`.

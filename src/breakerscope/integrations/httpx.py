@@ -13,7 +13,7 @@ from typing import Self, Unpack, cast
 from breakerscope.events import State
 from breakerscope.gate import CircuitBreakerOpenError
 from breakerscope.instrument import BreakerOptions
-from breakerscope.integrations._http import PerHost, bounded, host_key, is_failure
+from breakerscope.integrations._http import PerHost, Rules, bounded, host_key, is_failure
 from breakerscope.protect import Exchange
 from breakerscope.retry_after import http_retry_after
 from breakerscope.telemetry.errors import MissingExtraError
@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(__name__, "httpx", "'breakerscope[httpx]'") from error
 
-RULES: BreakerOptions = {
+RULES: Rules = {
     "failures": (httpx.TransportError, ConnectionError, TimeoutError),
     # The caller's mistakes, and the wait for a place in the caller's own pool.
     "ignore": (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.PoolTimeout),
@@ -88,6 +88,9 @@ class BreakerTransport(httpx.BaseTransport):
         exchange = _ask(self._per_host, request)
         with exchange:
             response = self._transport.handle_request(request)
+        if response.is_closed:
+            exchange.end(response)
+            return response
         stream = cast("httpx.SyncByteStream", response.stream)
         response.stream = _Body(exchange, response, stream)
         return response
@@ -129,6 +132,9 @@ class AsyncBreakerTransport(httpx.AsyncBaseTransport):
         exchange = _ask(self._per_host, request)
         with exchange:
             response = await self._transport.handle_async_request(request)
+        if response.is_closed:
+            exchange.end(response)
+            return response
         stream = cast("httpx.AsyncByteStream", response.stream)
         response.stream = _AsyncBody(exchange, response, stream)
         return response

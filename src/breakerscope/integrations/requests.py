@@ -16,6 +16,7 @@ from breakerscope.instrument import BreakerOptions
 from breakerscope.integrations._http import (
     SHARED,
     PerHost,
+    Rules,
     bounded,
     host_key,
     is_failure,
@@ -33,7 +34,7 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-RULES: BreakerOptions = {
+RULES: Rules = {
     "failures": (
         requests.ConnectionError,
         requests.Timeout,
