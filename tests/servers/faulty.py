@@ -3,7 +3,7 @@
 The path says what happens: `/ok`, `/status/500`, `/status/429?retry_after=30`, `/slow` (never
 answers), `/reset` (the connection is reset), `/half` (half of the promised body, then the end),
 `/half-chunked`, `/stream?n=3` (so many chunks), `/stream-slow` (one chunk, then nothing),
-`/redirect?to=...`, `/gzip`.
+`/redirect?to=...`, `/gzip`, `/big`.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ class FaultyServer:
         match url.path.strip("/").split("/"):
             case ["ok"]:
                 self._write(writer, 200, b"fine")
+            case ["big"]:
+                self._write(writer, 200, CHUNK * 3)
             case ["gzip"]:
                 self._write(writer, 200, gzip.compress(b"fine"), "Content-Encoding: gzip")
             case ["status", "204"]:

@@ -24,8 +24,8 @@ class RpcServer:
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         """How many RPCs came, by what they asked for."""
-        self.left = 0
-        """How many clients left an RPC that stayed."""
+        self.over: Counter[str] = Counter()
+        """How many of them are over, for the server, by what they asked for."""
 
     def __enter__(self) -> Self:
         self._server = grpc.server(ThreadPoolExecutor(8))
@@ -46,6 +46,7 @@ class RpcServer:
 
     def _act(self, wish: str, context: grpc.ServicerContext) -> None:
         self.requests[wish] += 1
+        context.add_callback(lambda: self.over.update([wish]))
         if wish == "sleep":
             _wait_for_end(context)
         elif wish not in ("ok", "half", "stay"):
@@ -63,7 +64,6 @@ class RpcServer:
             context.abort(grpc.StatusCode.UNAVAILABLE, "as you wished")
         if request == b"stay":
             _wait_for_end(context)
-            self.left += 1
 
     def _upload(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         self._act(next(requests).decode(), context)
