@@ -21,27 +21,18 @@ from breakerscope.events import CallRejected, CallSettled
 from breakerscope.instrument import CLASSIFIER_OPTIONS
 from breakerscope.integrations import httpx as for_httpx
 from breakerscope.integrations import requests as for_requests
-from breakerscope.integrations._http import _made, host_key
+from breakerscope.integrations._http import host_key
 from breakerscope.policy import Policy
 from breakerscope.testing import FakeClock, capture_events
 from tests.integration.clients import CLIENTS, Client, Httpx, Requests, always, tried
 from tests.servers.faulty import FaultyServer
 from tests.servers.process import free_port, wait_until
 
-pytestmark = pytest.mark.usefixtures("fresh_breakers", "fresh_prefixes")
+pytestmark = pytest.mark.usefixtures("fresh_breakers")
 
 each_client = pytest.mark.parametrize("make", CLIENTS)
 PATIENT = {"failure_count": 100}
 """A policy that never opens here."""
-
-
-@pytest.fixture
-def fresh_prefixes() -> Iterator[None]:
-    before = dict(_made)
-    _made.clear()
-    yield
-    _made.clear()
-    _made.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -359,14 +350,17 @@ def test_host_keys(scheme: str, host: str, port: int | None, key: str) -> None:
 
 
 @each_client
-def test_a_prefix_with_other_options_is_an_error_at_once(make: Callable[..., Client]) -> None:
-    with make(prefix="api", open_for=5.0), make(prefix="api", open_for=5.0):
-        pass
+def test_a_prefix_with_other_options_is_an_error(
+    make: Callable[..., Client], server: FaultyServer
+) -> None:
+    for _ in range(2):
+        with make(prefix="api", open_for=5.0) as client:
+            client.get(server.url("/ok"))
     with pytest.raises(bs.ContradictionError) as caught:
-        make(prefix="api", open_for=6.0, limit=7)
+        make(prefix="api", open_for=6.0)
     assert str(caught.value) == (
-        "prefix 'api' is in use with other options; what it has and what this call asks for:"
-        " limit: 100 and 7; open_for: 5.0 and 6.0"
+        f"breaker 'api:127.0.0.1:{server.port}' exists with another policy;"
+        " what it has and what this call asks for: open_for: 5.0 and 6.0"
     )
 
 

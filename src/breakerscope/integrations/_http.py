@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.classify import ExceptionRule, HintRule, ResultRule
-from breakerscope.instrument import BreakerOptions, breakers_per
-from breakerscope.registry import ContradictionError
+from breakerscope.instrument import BreakerOptions, breakers_per, instrumented_breaker
+from breakerscope.registry import default_registry
 
 PerHost = Callable[[str], CircuitBreaker]
 """Gives the breaker of a host: `host`, or `host:port` where the port is not that of the scheme."""
@@ -55,31 +55,45 @@ def host_key(scheme: str, host: str, port: int | None) -> str:
 
 
 class BoundedHosts:
-    """At most `limit` breakers: one for each host as they come, and one for all further hosts.
+    """At most `limit` breakers of a prefix: one for each host as they come, one for all others.
 
-    Thread-safe. No host is forgotten for another: whoever can choose the hosts must not be able to
-    make new series without end, or to push out a breaker that is open.
+    Thread-safe. Counted is what is registered, so that a client made for each request does not get
+    around the limit. No host is forgotten for another: who can choose the hosts must not be able to
+    make new series without end, or to push out a breaker that is open. Raises LimitError, and what
+    `instrumented_breaker` does.
     """
 
-    def __init__(self, per_key: PerHost, limit: int) -> None:
-        self._per_key = per_key
+    def __init__(self, prefix: str, limit: int, options: Mapping[str, Any]) -> None:
+        breakers_per(prefix, limit=limit, **options)  # asks whether they can be
+        self._prefix = f"{prefix}:"
         self._limit = limit
-        self._lock = threading.Lock()
-        self._known: set[str] = set()
+        self._options = options
+        self._checked: dict[str, CircuitBreaker] = {}
+        for breaker in self._registered()[:1]:
+            instrumented_breaker(breaker.name, **options)
 
-    def __call__(self, key: str) -> CircuitBreaker:
-        """The breaker of this host."""
-        if key not in self._known:
-            with self._lock:
-                if len(self._known) < self._limit - 1:
-                    self._known.add(key)
-                elif key not in self._known:
-                    key = SHARED
-        return self._per_key(key)
+    def __call__(self, host: str) -> CircuitBreaker:
+        """The breaker of this host. Raises ContradictionError if it is there with other options."""
+        breaker = self._checked.get(host)
+        if breaker is not None and default_registry.get(breaker.name) is breaker:
+            return breaker
+        name = self._prefix + host
+        with _one_at_a_time:
+            full = len(self._registered(but=SHARED)) >= self._limit - 1
+            if host == SHARED or not full or default_registry.get(name) is not None:
+                breaker = instrumented_breaker(name, **self._options)
+                still = {*self._registered()}
+                self._checked = {k: b for k, b in self._checked.items() if b in still}
+                self._checked[host] = breaker
+                return breaker
+        return self(SHARED)
+
+    def _registered(self, *, but: str = "") -> list[CircuitBreaker]:
+        prefix, left_out = self._prefix, self._prefix + but
+        return [b for b in default_registry if b.name.startswith(prefix) and b.name != left_out]
 
 
-_made: dict[str, tuple[dict[str, Any], BoundedHosts]] = {}
-_lock = threading.Lock()
+_one_at_a_time = threading.Lock()
 
 
 def bounded(
@@ -89,33 +103,15 @@ def bounded(
     rules: Rules,
     options: BreakerOptions,
 ) -> PerHost:
-    """The breakers of this prefix, the same for all clients of the process, or `per_host`.
+    """The breakers of this prefix, with these rules unless the options have others; or `per_host`.
 
-    A client made for each request must not get around the limit. Raises ContradictionError if the
-    prefix is in use with another limit or other options, TypeError for options beside `per_host`,
-    and what `breakers_per` raises.
+    Raises TypeError for options beside `per_host`, and what `BoundedHosts` raises.
     """
-    if per_host is not None:
-        if options:
-            raise TypeError(
-                f"{', '.join(options)}: beside per_host no options are allowed;"
-                " they belong to the breakers that it gives"
-            )
-        return per_host
-    wanted: dict[str, Any] = {"limit": limit, **rules, **options}
-    with _lock:
-        if prefix not in _made:
-            per_key = breakers_per(prefix, **wanted)
-            _made[prefix] = wanted, BoundedHosts(per_key, limit)
-        existing, hosts = _made[prefix]
-    differences = [
-        f"{name}: {existing.get(name)!r} and {wanted.get(name)!r}"
-        for name in sorted(existing | wanted)
-        if existing.get(name) != wanted.get(name)
-    ]
-    if differences:
-        raise ContradictionError(
-            f"prefix {prefix!r} is in use with other options; what it has and what this call asks"
-            f" for: {'; '.join(differences)}"
+    if per_host is None:
+        return BoundedHosts(prefix, limit, {**rules, **options})
+    if options:
+        raise TypeError(
+            f"{', '.join(options)}: beside per_host no options are allowed;"
+            " they belong to the breakers that it gives"
         )
-    return hosts
+    return per_host

@@ -137,7 +137,11 @@ class BreakerInterceptor(
             raise
         # The end of a future comes in a thread of gRPC's own.
         context = copy_context()
-        call.add_done_callback(lambda done: context.run(_settle, rpc, done))
+
+        def ended(call: Any) -> None:
+            context.run(_settle, rpc, call)
+
+        call.add_done_callback(ended)
         return call
 
     def _stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:

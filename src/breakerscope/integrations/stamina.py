@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from random import uniform
 
 from breakerscope.gate import CircuitBreakerOpenError
+from breakerscope.telemetry.errors import MissingExtraError
+
+try:
+    _release = version("stamina")
+except PackageNotFoundError as error:
+    raise MissingExtraError(__name__, "stamina", "'breakerscope[stamina]'") from error
+if tuple(map(int, _release.split(".")[:2])) < (25, 2):
+    # An older one takes a wait for a plain yes, and would come too early.
+    needs = f"stamina 25.2 or newer, and this is {_release}"
+    raise MissingExtraError(__name__, needs, "'breakerscope[stamina]'")
 
 Backoff = bool | float | timedelta
 On = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], Backoff]
