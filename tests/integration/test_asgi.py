@@ -108,7 +108,8 @@ def test_what_works_is_left_alone() -> None:
 
 
 def test_a_response_that_has_begun_is_not_answered_twice() -> None:
-    with pytest.raises(bs.CircuitBreakerOpenError):
+    # Older releases of Starlette raise it in a group.
+    with pytest.raises((bs.CircuitBreakerOpenError, ExceptionGroup)):
         ask(starlette(), "/stream")
 
 
@@ -204,7 +205,9 @@ def test_fastapi_behind_uvicorn() -> None:
     def health() -> dict[str, Any]:
         return breaker_health()
 
-    with served(app) as url, httpx.Client(base_url=url) as client:
+    # uvicorn hangs up after an exception, perhaps while the next request is on its way.
+    once = {"Connection": "close"}
+    with served(app) as url, httpx.Client(base_url=url, headers=once) as client:
         assert client.get("/pay").status_code == 500
         response = client.get("/pay")
         assert (response.status_code, response.headers["Retry-After"]) == (503, "8")
