@@ -7,9 +7,12 @@ ends with the body of the response, or when the response is closed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from copy import copy
 from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 
+from breakerscope.breaker import CircuitBreaker
 from breakerscope.events import State
 from breakerscope.gate import CircuitBreakerOpenError
 from breakerscope.instrument import BreakerOptions
@@ -39,10 +42,12 @@ RULES: Rules = {
         requests.ConnectionError,
         requests.Timeout,
         requests.exceptions.RetryError,
-        # What breaks a body is named by urllib3.
+        # What breaks a body, or an attempt that is not the last, is named by urllib3.
         urllib3.exceptions.ProtocolError,
         urllib3.exceptions.TimeoutError,
         urllib3.exceptions.SSLError,
+        urllib3.exceptions.NewConnectionError,
+        urllib3.exceptions.ProxyError,
         ConnectionError,
         TimeoutError,
     ),
@@ -99,15 +104,35 @@ class BreakerAdapter(HTTPAdapter):
         super().__init__(pool_connections, pool_maxsize, max_retries, pool_block)
         self._per_host = bounded(per_host, prefix, limit, RULES, options)
 
+    @property
+    def max_retries(self) -> urllib3.Retry:
+        """The retries of urllib3. Each attempt is a call, and one that is refused is the last."""
+        return self._max_retries
+
+    @max_retries.setter
+    def max_retries(self, retries: urllib3.Retry) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._max_retries = _per_attempt(retries)
+
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
         """Send the request. Raises RequestRejectedError if the breaker of its host refuses."""
+        breaker = self._per_host(_key(request.url))
+
+        def end(exchange: Exchange, response: Any) -> None:
+            exchange.end(self.build_response(request, response))
+
+        attempt = _Attempt(breaker, end)
+        token = _present.set(attempt)
         try:
-            exchange = self._per_host(_key(request.url)).exchange()
+            attempt.begin()
+            response = super().send(request, *args, **kwargs)
         except CircuitBreakerOpenError as refused:
             raise RequestRejectedError(*refused.args, request=request) from None
-        with exchange:
-            response = super().send(request, *args, **kwargs)
-        body: Any = _Body(exchange, response)
+        except BaseException as error:
+            attempt.failed(error)
+            raise
+        finally:
+            _present.reset(token)
+        body: Any = _Body(attempt.done(), response)
         response.raw = body
         return response
 
@@ -118,6 +143,67 @@ def _key(url: str | None) -> str:
         return host_key(parts.scheme, parts.hostname or "", parts.port)
     except ValueError:
         return SHARED
+
+
+class _Attempt:
+    """The attempt that a request is at: urllib3 makes more of them by itself."""
+
+    _exchange: Exchange
+
+    def __init__(self, breaker: CircuitBreaker, end: Callable[[Exchange, Any], None]) -> None:
+        self._breaker = breaker
+        self._end = end
+
+    def begin(self) -> None:
+        self._exchange = self._breaker.exchange()
+        self._exchange.__enter__()
+
+    def done(self) -> Exchange:
+        self._exchange.__exit__(None, None, None)
+        return self._exchange
+
+    def failed(self, error: BaseException) -> None:
+        self._exchange.__exit__(type(error), error, None)
+
+    def answered(self, response: Any) -> None:
+        self._end(self.done(), response)
+
+
+_present: ContextVar[_Attempt | None] = ContextVar("_present", default=None)
+
+
+class _PerAttempt(urllib3.Retry):
+    """Retries that are told of: `increment` when one has ended, `sleep` before the next one."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: Any = None,
+        error: Exception | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Self:
+        following = super().increment(method, url, response, error, *args, **kwargs)
+        if (attempt := _present.get()) is not None:
+            if error is not None:
+                attempt.failed(error)
+            else:
+                attempt.answered(response)
+        return following
+
+    def sleep(self, response: Any = None) -> None:
+        super().sleep(response)
+        if (attempt := _present.get()) is not None:
+            attempt.begin()
+
+
+def _per_attempt(retries: urllib3.Retry) -> urllib3.Retry:
+    """The same retries, of the same class, and told of."""
+    told_of = copy(retries)
+    if not isinstance(retries, _PerAttempt):
+        told_of.__class__ = type("PerAttempt", (_PerAttempt, type(retries)), {})
+    return told_of
 
 
 class _Body:
