@@ -113,6 +113,20 @@ def test_a_response_that_has_begun_is_not_answered_twice() -> None:
         ask(starlette(), "/stream")
 
 
+def test_only_a_start_is_a_begin() -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.debug", "info": {}})
+        raise refused(2.0)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(BreakerMiddleware(app)({"type": "http"}, None, send))  # type: ignore[arg-type]
+    assert sent == ["http.response.debug", "http.response.start", "http.response.body"]
+
+
 def test_a_websocket_is_left_alone() -> None:
     sent: list[Any] = []
 

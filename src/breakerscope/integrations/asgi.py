@@ -42,7 +42,7 @@ class BreakerMiddleware:
 
         async def watch(message: Message) -> None:
             nonlocal begun
-            begun = True
+            begun = begun or message["type"] == "http.response.start"
             await send(message)
 
         try:
