@@ -8,6 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, Self
 
 import grpc
@@ -31,6 +32,7 @@ from tests.servers.rpc import RpcServer, methods
 pytestmark = pytest.mark.usefixtures("fresh_breakers")
 
 TIMEOUT = 5.0
+caller: ContextVar[str] = ContextVar("caller")
 ENDS = {
     "ok": Outcome.SUCCESS,
     "NOT_FOUND": Outcome.SUCCESS,
@@ -341,7 +343,36 @@ def test_requests_that_are_written_one_by_one(server: RpcServer) -> None:
         assert settled(events) == ["success"]
 
 
+def test_the_end_of_a_future_is_told_in_the_context_of_its_caller(server: RpcServer) -> None:
+    heard: list[str] = []
+    caller.set("somebody")
+    with (
+        bs.subscribe(lambda event: heard.append(caller.get()), CallSettled, inline=True),
+        Sync(server.target, own()) as client,
+    ):
+        assert client.call("future", "ok") == b"fine"
+        wait_until(lambda: heard, "the call is settled", 5.0)
+    assert heard == ["somebody"]
+
+
 # -- together with other interceptors --------------------
+
+
+class Replying(grpc.aio.UnaryUnaryClientInterceptor):
+    """Answers by itself."""
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return b"from the cache"
+
+
+def test_an_interceptor_inside_that_answers_by_itself() -> None:
+    async def ask() -> Any:
+        interceptors: Any = [*aio_interceptors(own()), Replying()]
+        async with grpc.aio.insecure_channel("127.0.0.1:1", interceptors=interceptors) as channel:
+            return await methods(channel)[0](b"ok")
+
+    assert asyncio.run(ask()) == b"from the cache"
+    assert own().read().calls[Outcome.SUCCESS] == 1
 
 
 class Outer(grpc.UnaryUnaryClientInterceptor):

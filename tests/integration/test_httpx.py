@@ -117,6 +117,14 @@ def test_attempts_of_a_transport_around_are_calls() -> None:
         assert server.total() == 2
 
 
+def test_a_stream_that_somebody_else_reads_ends_the_call() -> None:
+    with FaultyServer() as server, BreakerTransport(per_host=always(own())) as transport:
+        response = transport.handle_request(httpx.Request("GET", server.url("/stream")))
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        assert sum(map(len, response.stream)) == 3000
+        assert own().read().calls[Outcome.SUCCESS] == 1
+
+
 def test_a_transport_of_ones_own_is_entered_and_left() -> None:
     class Own(httpx.MockTransport):
         def __enter__(self) -> Self:

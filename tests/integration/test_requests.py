@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -75,9 +76,9 @@ def test_a_body_read_by_hand_is_one_call(read: Callable[[Any], bytes]) -> None:
             response = session.get(server.url("/big"), stream=True, timeout=TIMEOUT)
             assert (len(events), own().read().in_flight) == (0, 1)
             assert len(read(response.raw)) == 3000
+            assert own().read().in_flight == 0
             response.close()
         assert [event.outcome for event in events if isinstance(event, CallSettled)] == ["success"]
-        assert own().read().in_flight == 0
 
 
 def test_chunks_and_drained_connections() -> None:
@@ -142,7 +143,9 @@ def test_the_wait_between_attempts_is_nobodys_duration() -> None:
         retrying(own(), total=2, backoff_factor=0.2) as session,
         capture_events(CallSettled) as events,
     ):
+        start = time.monotonic()
         session.get(server.url("/status/503"), timeout=TIMEOUT)
+        assert time.monotonic() - start >= 0.4
     durations = [event.duration for event in events if isinstance(event, CallSettled)]
     assert len(durations) == 3
     assert max(durations) < 0.2
@@ -162,7 +165,7 @@ def test_retries_of_a_class_of_ones_own_stay_so() -> None:
             session.get(server.url("/reset"))
         # Outside of a request, they are plain retries.
         adapter.max_retries.increment("GET", "/", error=ConnectionError()).sleep()
-    assert own().read().calls[Outcome.FAILURE] == 6
+    assert (own().read().calls[Outcome.FAILURE], own().read().in_flight) == (6, 0)
 
 
 def test_a_rejection_survives_pickling() -> None:

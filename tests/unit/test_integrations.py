@@ -105,6 +105,9 @@ def test_a_host_that_was_removed_is_made_anew_and_leaves_its_place() -> None:
     first = hosts("a")
     assert hosts("a") is first
     bs.remove_breaker("api:a")
+    second = hosts("a")
+    assert (second is first, bs.breakers()) == (False, [second])
+    bs.remove_breaker("api:a")
     assert hosts("b").name == "api:b"
     assert hosts("a").name == "api:other"
 
