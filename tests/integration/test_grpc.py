@@ -345,14 +345,19 @@ def test_requests_that_are_written_one_by_one(server: RpcServer) -> None:
 
 def test_the_end_of_a_future_is_told_in_the_context_of_its_caller(server: RpcServer) -> None:
     heard: list[str] = []
-    caller.set("somebody")
     with (
         bs.subscribe(lambda event: heard.append(caller.get()), CallSettled, inline=True),
         Sync(server.target, own()) as client,
     ):
+        # The thread of gRPC begins in the context of whoever needs it first, and stays.
+        caller.set("somebody else")
+        messages = client.stream(b"stay", timeout=TIMEOUT)
+        assert next(messages) == b"0"
+        caller.set("the caller")
         assert client.call("future", "ok") == b"fine"
         wait_until(lambda: heard, "the call is settled", 5.0)
-    assert heard == ["somebody"]
+        assert heard == ["the caller"]
+        messages.cancel()
 
 
 # -- together with other interceptors --------------------
