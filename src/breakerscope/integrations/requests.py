@@ -113,7 +113,9 @@ class BreakerAdapter(HTTPAdapter):
     def max_retries(self, retries: urllib3.Retry) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._max_retries = _per_attempt(retries)
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> requests.Response:
         """Send the request. Raises RequestRejectedError if the breaker of its host refuses."""
         breaker = self._per_host(_key(request.url))
 
