@@ -25,7 +25,6 @@ SHOWN_BY_THEIR_MAKER = {
     "Reading": "what read() gives",
     "Recent": "what recent() gives",
     "SpanPolicy": "a type for checkers: the values of traces=",
-    "Stream": "what stream() gives",
     "Subscription": "what subscribe() gives",
     "Telemetry": "what setup_telemetry() gives",
 }
