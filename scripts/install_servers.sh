@@ -4,7 +4,11 @@
 set -euo pipefail
 
 # package=the binary it brings
-servers=(prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager)
+servers=(
+  prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager
+  # A container engine, and what makes images where none can be pulled.
+  docker.io=dockerd docker-compose=docker-compose debootstrap=debootstrap iptables=iptables-save
+)
 
 missing=()
 for server in "${servers[@]}"; do
