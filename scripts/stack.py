@@ -321,6 +321,7 @@ def _commands(
             programs["alertmanager"],
             f"--config.file={SETTINGS / 'alertmanager.yml'}",
             f"--storage.path={folder / 'alertmanager'}",
+            "--data.retention=24h",
             "--cluster.listen-address=",
             f"--web.listen-address={address['alertmanager']}",
             f"--web.external-url=http://localhost:{ports['alertmanager'].port}/",

@@ -110,7 +110,9 @@ class Stack:
         assert {each["job"] for each in labels} == {"breakerscope-demo"}
         assert {each["name"] for alert in alerts for each in alert["receivers"]} == {"tickets"}
         firing = self.get("prometheus", "/api/v1/alerts")["data"]["alerts"]
-        assert ALERT in {each["labels"]["alertname"] for each in firing if each["state"] == "firing"}
+        assert ALERT in {
+            each["labels"]["alertname"] for each in firing if each["state"] == "firing"
+        }
 
     def exemplars(self) -> list[str]:
         """The traces that the points on the panel of durations lead to."""
@@ -225,13 +227,17 @@ def test_the_stack_on_an_engine(engine: Engine, tmp_path: Path) -> None:
     assert left_behind(engine) == []
 
 
+def container(engine: Engine, service: str) -> str:
+    """The id of the one container of a service."""
+    label = f"label=com.docker.compose.service={service}"
+    [found] = engine.docker("ps", "--all", "--quiet", f"--filter={label}").split()
+    return found
+
+
 def check_containers(engine: Engine) -> None:
     """What the compose file promises, as the engine does it."""
-    running = {
-        each.split("_")[1]: engine.inspect(each)
-        for each in engine.docker("ps", "--format={{.Names}}").split()
-    }
-    assert tuple(sorted(running)) == SERVICES
+    running = {service: engine.inspect(container(engine, service)) for service in SERVICES}
+    assert len(engine.docker("ps", "--quiet").split()) == len(SERVICES)
     for facts in running.values():
         host = facts["HostConfig"]
         assert facts["State"]["Health"]["Status"] == "healthy"
@@ -261,7 +267,7 @@ def check_signals(engine: Engine, stack: Stack) -> None:
 def exemplar_arrived(engine: Engine, stack: Stack) -> bool:
     """A point on the panel leads to a trace that the collector has, with the breaker's event."""
     traces = set(stack.exemplars())
-    log = engine.docker("logs", "--since=60s", "proof_jaeger_1")
+    log = engine.docker("logs", "--since=60s", container(engine, "jaeger"))
     # The log is turned over when it is long: begin with a whole batch.
     batches = log[log.find("ResourceSpans #0\n") :]
     return any(
@@ -274,17 +280,15 @@ def exemplar_arrived(engine: Engine, stack: Stack) -> bool:
 
 
 def check_crashes(engine: Engine, stack: Stack) -> None:
-    """Each process dies; the engine starts it again, and all is as before."""
-    containers = {service: f"proof_{service}_1" for service in SERVICES}
-    before = {name: engine.inspect(name)["State"]["StartedAt"] for name in containers.values()}
-    for name in containers.values():
-        os.kill(engine.inspect(name)["State"]["Pid"], signal.SIGKILL)
-        wait_until(
-            lambda name=name: engine.inspect(name)["State"]["StartedAt"] != before[name],  # type: ignore[misc]
-            f"{name} starts again",
-        )
-    wait_for_health(engine, list(containers.values()), 90)
-    assert [engine.inspect(each)["RestartCount"] for each in containers.values()] == [1, 1, 1, 1]
+    """All processes die at once; the engine starts each again, and all is as before."""
+    containers = [container(engine, service) for service in SERVICES]
+    for each in containers:
+        os.kill(engine.inspect(each)["State"]["Pid"], signal.SIGKILL)
+    wait_until(
+        lambda: [engine.inspect(each)["RestartCount"] for each in containers] == [1, 1, 1, 1],
+        "all start again",
+    )
+    wait_for_health(engine, containers, 90)
     wait_until(lambda: stack.value('up{job="breakerscope-demo"}') == 1, "the demo is scraped", 60)
     stack.check_rules()
     # Data outlives a crash, so the alert is there again without another outage.

@@ -214,7 +214,12 @@ def _base_tree() -> Path:
             *("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
             *(SUITE, str(tree), MIRROR),
         )
-        outside = ("./var/cache/apt", "./var/lib/apt/lists", "./usr/share/doc", "./usr/share/locale")
+        outside = (
+            "./var/cache/apt",
+            "./var/lib/apt/lists",
+            "./usr/share/doc",
+            "./usr/share/locale",
+        )
         excluded = [f"--exclude={place}/*" for place in outside]
         _make("tar", *excluded, "-C", str(tree), "-cf", str(part), ".")
         part.rename(archive)
