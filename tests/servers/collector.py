@@ -1,6 +1,6 @@
 """Runs in a container in Jaeger's place: takes OTLP at Jaeger's ports and prints what it gets.
 
-Healthy at Jaeger's address means here: both ports listen. It knows nothing of Jaeger's configuration.
+Healthy at Jaeger's address means here: both ports listen. It does not read Jaeger's configuration.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ class Health(BaseHTTPRequestHandler):
         self.send_response(200 if listens(GRPC) and listens(HTTP) else 503)
         self.end_headers()
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """The log is for spans."""
 
 

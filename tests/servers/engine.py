@@ -1,7 +1,7 @@
 """A container engine of our own, and images that stand in for those which cannot be pulled here.
 
-The stand-ins carry the names that the compose file pins. They are made of Debian's packages, so what
-they prove is our configuration and wiring, with the versions of Debian, and not those images.
+The stand-ins carry the names that the compose file pins. They are made of Debian's packages, so
+what they prove is our configuration and wiring, with the versions of Debian, and not those images.
 """
 
 from __future__ import annotations
@@ -99,11 +99,15 @@ class Engine:
         stack.callback(end)
         asked = ["docker", "version"]
         deadline = time.monotonic() + READY_SECONDS
-        while subprocess.run(asked, env=self.environment, capture_output=True).returncode:
+        while self._refuses(asked):
             if process.poll() is not None or time.monotonic() > deadline:
                 said = [line for line in log.read_text().splitlines() if "level=info" not in line]
                 pytest.skip(f"no container engine can be started: {said[-1] if said else 'silent'}")
             time.sleep(0.2)
+
+    def _refuses(self, command: Sequence[str]) -> bool:
+        done = subprocess.run(command, env=self.environment, check=False, capture_output=True)
+        return done.returncode != 0
 
     def docker(self, *arguments: str) -> str:
         """What a command of docker prints. It has to succeed."""
@@ -220,7 +224,7 @@ def _base_tree() -> Path:
             "./usr/share/doc",
             "./usr/share/locale",
         )
-        excluded = [f"--exclude={place}/*" for place in outside]
+        excluded = [f"--exclude=./{place}/*" for place in outside]
         _make("tar", *excluded, "-C", str(tree), "-cf", str(part), ".")
         part.rename(archive)
     finally:

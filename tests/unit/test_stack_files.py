@@ -147,7 +147,8 @@ def test_every_variable_has_a_default_that_the_document_tells() -> None:
     assert text.count("${") == len(re.findall(r"\$\{\w+:-[^}]+\}", text))
     assert all(name.startswith("STACK_") for name in found)
     told = dict(re.findall(r"^\| `(STACK_\w+)` \| `(.+?)` \|", DOCUMENT, re.MULTILINE))
-    for places, names in re.findall(r"^\| [^|`]+ \| ([^|]*:\d+[^|]*) \| (.+?) \|$", DOCUMENT, re.M):
+    of_ports = r"^\| [^|`]+ \| ([^|]*:\d+[^|]*) \| (.+?) \|$"
+    for places, names in re.findall(of_ports, DOCUMENT, re.MULTILINE):
         ports = re.findall(r"localhost:(\d+)", places)
         told |= dict(zip(re.findall(r"`(STACK_\w+)`", names), ports, strict=True))
     assert told == found

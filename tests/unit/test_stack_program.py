@@ -208,7 +208,7 @@ def test_a_password_is_made_once(password_file: Path) -> None:
 
 def test_a_password_that_cannot_be_written(password_file: Path) -> None:
     password_file.parent.write_text("a file where the folder should be")
-    with pytest.raises(stack.StackError, match="no secret at .*: "):
+    with pytest.raises(stack.StackError, match=r"no secret at .*: "):
         stack.require_password({})
 
 
