@@ -150,10 +150,10 @@ def left_behind(engine: Engine) -> list[str]:
 
 
 @contextmanager
-def application(folder: Path) -> Iterator[None]:
+def application(address: str, folder: Path) -> Iterator[None]:
     """A user's own program beside the containers, and the target file that the document shows."""
     registry = CollectorRegistry()
-    server, thread = start_http_server(0, addr="0.0.0.0", registry=registry)
+    server, thread = start_http_server(0, addr=address, registry=registry)
     text = (ROOT / "docs" / "stack.md").read_text()
     [example] = re.findall(r"```yaml\n(- targets:.*?)```", text, re.DOTALL)
     (folder / "mine.yml").write_text(example.replace(":8000", f":{server.server_port}"))
@@ -213,7 +213,7 @@ def test_the_stack_on_an_engine(engine: Engine, tmp_path: Path) -> None:
 
     assert left_behind(engine) == []
     try:
-        with application(targets / "apps"):
+        with application(engine.bridge(), targets / "apps"):
             found = [STARTED.match(line) for line in run("up").splitlines()]
             stack = Stack({line[1]: line[2] for line in found if line})
             assert sorted(stack.urls) == ["alertmanager", "jaeger", "prometheus"]

@@ -128,6 +128,12 @@ class Engine:
         found: list[dict[str, Any]] = json.loads(self.docker("inspect", container))
         return found[0]
 
+    def bridge(self) -> str:
+        """The address at which containers reach this machine."""
+        [network] = json.loads(self.docker("network", "inspect", "bridge"))
+        address: str = network["IPAM"]["Config"][0]["Gateway"]
+        return address
+
     def build(self, tag: str, dockerfile: str, files: Mapping[str, Path]) -> None:
         """An image by its name, from a Dockerfile and the files that it copies."""
         with tempfile.TemporaryDirectory(dir=self._folder) as name:
@@ -224,7 +230,7 @@ def _base_tree() -> Path:
             "./usr/share/doc",
             "./usr/share/locale",
         )
-        excluded = [f"--exclude=./{place}/*" for place in outside]
+        excluded = [f"--exclude={place}/*" for place in outside]
         _make("tar", *excluded, "-C", str(tree), "-cf", str(part), ".")
         part.rename(archive)
     finally:

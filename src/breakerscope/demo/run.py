@@ -50,7 +50,7 @@ def run(options: Options) -> int:
         enter = stack.enter_context
         stop = enter(_signals())
         _check_writable(options.picture)
-        spans = enter(tracing())
+        spans = enter(tracing(endless=options.repeat))
         registry = CollectorRegistry()
         url = enter(metrics_server(registry, options.metrics_port, options.metrics_address))
         log_name = enter(json_logs(options.log_file))
