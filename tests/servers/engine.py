@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -130,8 +130,9 @@ class Engine:
 
     def bridge(self) -> str:
         """The address at which containers reach this machine."""
-        [network] = json.loads(self.docker("network", "inspect", "bridge"))
-        address: str = network["IPAM"]["Config"][0]["Gateway"]
+        command = ["ip", "-json", "-4", "address", "show", "dev", "docker0"]
+        shown = subprocess.run(command, capture_output=True, check=True).stdout
+        address: str = json.loads(shown)[0]["addr_info"][0]["local"]
         return address
 
     def build(self, tag: str, dockerfile: str, files: Mapping[str, Path]) -> None:
@@ -167,7 +168,7 @@ class Engine:
         self.build(
             names["jaeger"],
             f"FROM {names['python']}\n"
-            f"RUN python -m pip install --break-system-packages rotel=={version('rotel')}\n"
+            f"RUN python -m pip install --break-system-packages {_collector()}\n"
             "COPY collector.py /collector.py\n"
             'ENTRYPOINT ["python", "-u", "/collector.py"]\n',
             {"collector.py": Path(__file__).with_name("collector.py")},
@@ -251,6 +252,17 @@ def _make(*command: str) -> None:
     if done.returncode:
         last = (done.stdout.strip() or "silent").splitlines()[-1]
         pytest.skip(f"no images: {command[0]} failed: {last}")
+
+
+def _collector() -> str:
+    """As pip knows the collector of the tests: the image may have it where this Python has not."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    [found] = [
+        each.partition(";")[0]
+        for each in project["project"]["optional-dependencies"]["dev"]
+        if each.startswith("rotel")
+    ]
+    return str(found)
 
 
 def _pip_settings() -> dict[str, str]:
