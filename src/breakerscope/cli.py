@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from breakerscope.demo import DemoError, Options, start
-from breakerscope.mixin import MixinError, export, export_alerts, load
+from breakerscope.mixin import MixinConfig, MixinError, export, export_alerts, load
 from breakerscope.reference import (
     CatalogueFileError,
     as_json,
@@ -72,16 +72,9 @@ def _catalogue(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _export_dashboards(arguments: argparse.Namespace) -> int:
+def _export(arguments: argparse.Namespace) -> int:
     config = None if arguments.config is None else load(Path(arguments.config))
-    for file in export(Path(arguments.out), config):
-        print(file)
-    return 0
-
-
-def _export_alerts(arguments: argparse.Namespace) -> int:
-    config = None if arguments.config is None else load(Path(arguments.config))
-    for file in export_alerts(Path(arguments.out), config):
+    for file in arguments.write(Path(arguments.out), config):
         print(file)
     return 0
 
@@ -130,39 +123,42 @@ def _parser() -> argparse.ArgumentParser:
         help="Markdown or JSON (default: md)")  # fmt: skip
     either.add_argument("--diff", metavar="OLD",
         help="what changed since this file, which --format json wrote")  # fmt: skip
-    _add_dashboards(commands.add_parser)
-    _add_alerts(commands.add_parser)
+    _add_export(
+        commands.add_parser("dashboards", help="Grafana dashboards for these metrics"),
+        export,
+        "write the dashboards as JSON files",
+        "Write the three dashboards as JSON files that Grafana 11 to 13 imports",
+        "docs/dashboards.md",
+    )
+    _add_export(
+        commands.add_parser(
+            "alerts", help="alerting rules for Prometheus and routes for Alertmanager"
+        ),
+        export_alerts,
+        "write the rules and the routes as YAML files",
+        "Write the recording and alerting rules, once for Prometheus and once for its operator, and"
+        " an example for Alertmanager",
+        "docs/alerts.md",
+    )
     return parser
 
 
-def _add_dashboards(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    dashboards = add_parser("dashboards", help="Grafana dashboards for these metrics")
-    actions = dashboards.add_subparsers(dest="action", required=True, metavar="ACTION")
+def _add_export(
+    command: argparse.ArgumentParser,
+    write: Callable[[Path, MixinConfig | None], Iterable[Path]],
+    what: str,
+    description: str,
+    document: str,
+) -> None:
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     exported = actions.add_parser(
         "export",
-        help="write the dashboards as JSON files",
-        description="Write the three dashboards as JSON files that Grafana 11 to 13 imports: all of"
-        " them, or none. With --config they are made for your labels and limits, which takes the"
-        " extra breakerscope[dashboards]. Prints the files. Exit code 2 for bad input.",
+        help=what,
+        description=f"{description}: all of them, or none. With --config they are made for your"
+        " labels and limits, which takes the extra breakerscope[dashboards]. Prints the files. Exit"
+        " code 2 for bad input.",
     )
-    exported.set_defaults(run=_export_dashboards)
+    exported.set_defaults(run=_export, write=write)
     add = exported.add_argument
     add("--out", required=True, metavar="DIR", help="the folder, which is made if need be")
-    add("--config", metavar="FILE", help="a TOML file; docs/dashboards.md lists its keys")
-
-
-def _add_alerts(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    alerts = add_parser("alerts", help="alerting rules for Prometheus and routes for Alertmanager")
-    actions = alerts.add_subparsers(dest="action", required=True, metavar="ACTION")
-    exported = actions.add_parser(
-        "export",
-        help="write the rules and the routes as YAML files",
-        description="Write the recording and alerting rules, once for Prometheus and once for its"
-        " operator, and an example for Alertmanager: all of them, or none. With --config they are"
-        " made for your labels and limits, which takes the extra breakerscope[dashboards]. Prints"
-        " the files. Exit code 2 for bad input.",
-    )
-    exported.set_defaults(run=_export_alerts)
-    add = exported.add_argument
-    add("--out", required=True, metavar="DIR", help="the folder, which is made if need be")
-    add("--config", metavar="FILE", help="a TOML file; docs/alerts.md lists its keys")
+    add("--config", metavar="FILE", help=f"a TOML file; {document} lists its keys")

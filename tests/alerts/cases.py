@@ -6,7 +6,8 @@ window: whether that belongs to it differs between Prometheus 2.42 and 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from tests.alerts.promtool import Case, Firing
 
@@ -155,6 +156,38 @@ def burn(name: str, windows: str, fired: Mapping[str, Sequence[Firing]], **other
     )
 
 
+LENGTH = {"1h": 3600, "6h": 21600, "1d": 86400, "3d": 259200}
+RATIO = {"1h": "0.018", "6h": "0.0075", "1d": "0.00375", "3d": "0.00125"}
+SHARE = {"1h": "1.8%", "6h": "0.75%", "1d": "0.375%", "3d": "0.125%"}
+
+
+def windows_of(windows: str) -> Iterator[Case]:
+    """How far back a burning budget looks, asked after two of its long windows."""
+    long = windows.split(maxsplit=1)[0]
+    steps, seconds = 40, LENGTH[long]
+    fired = _burn(SHARE[long], slow=long in {"1d", "3d"})
+
+    def calls(*parts: tuple[float, float | None]) -> str:
+        """How many windows long, and how many calls in a whole window there would be."""
+        return " ".join(
+            f"_x{round(part * steps) - 1}"
+            if count is None
+            else f"{count / seconds:.9f}x{round(part * steps) - 1}"
+            for part, count in parts
+        )
+
+    for name, expected, volume in (
+        ("the calls were before it", NOBODY, calls((0.85, 1000), (1.3, 80))),
+        ("most calls came early", fired, calls((1.05, 40), (0.2, 1000), (1, 40))),
+        ("was away", NOBODY, calls((0.9, 200), (0.7, None), (0.6, 200))),
+        ("was there early, then away", fired, calls((1.1, 200), (0.5, None), (0.6, 200))),
+    ):
+        burning = f"{RATIO[long]}x{3 * steps}"
+        at = {f"{2 * seconds}s": expected}
+        case = burn(name, windows, at, long=burning, short=burning, calls=volume)
+        yield replace(case, interval=f"{seconds // steps}s")
+
+
 BURN = (
     burn("burns", "1h 5m", {"91m": NOBODY, "93m": _burn("1.8%"), "150m": _burn("1.8%")}),
     burn("is over", "1h 5m", {"150m": NOBODY}, short="0x89 0.018x20 0.0115x80"),
@@ -173,6 +206,8 @@ BURN = (
     burn("few calls", "6h 30m", {"450m": NOBODY}, calls="0.0037x100"),
     burn("one of five", "6h 30m", {"450m": NOBODY}, refusing="0.2x100"),
     burn("a new breaker", "6h 30m", {"450m": NOBODY}, calls="_x77 0.05x20"),
+    *windows_of("1h 5m"),
+    *windows_of("6h 30m"),
 )
 BURN_SLOW = (
     burn("burns", "1d 2h", {"30h": NOBODY, "1815m": _burn("0.375%", slow=True)}),
@@ -185,6 +220,8 @@ BURN_SLOW = (
     burn("too short", "3d 6h", {"82h": NOBODY}, long="0.0008x90"),
     burn("few calls", "3d 6h", {"82h": NOBODY}, calls="0.0003x90"),
     burn("a new breaker", "3d 6h", {"82h": NOBODY}, calls="_x79 0.05x9"),
+    *windows_of("1d 2h"),
+    *windows_of("3d 6h"),
 )
 
 # -- single instances ------------------------------------------------------------------------------
@@ -263,15 +300,19 @@ def stuck_open(name: str, fired: Mapping[str, Sequence[Firing]], **other: str) -
 
 
 STUCK_OPEN = (
-    stuck_open("long", {"18m": NOBODY, "22m": NOBODY, "24m": _stuck_open("24m 0s")}),
+    stuck_open("long", {"18m": NOBODY, "27m": NOBODY, "29m": _stuck_open("29m 0s")}),
     stuck_open(
         "a short wait",
-        {"165s": NOBODY, "180s": NOBODY, "210s": _stuck_open("3m 30s")},
+        {"465s": NOBODY, "480s": NOBODY, "510s": _stuck_open("8m 30s")},
         wait="1x60",
         interval="15s",
     ),
     stuck_open("half-open", {"40m": NOBODY}, open="0x60"),
     stuck_open("nobody asks", {"40m": NOBODY}, refused="0x60"),
+    # The rate forgets after five minutes, and what is recorded is a minute old.
+    stuck_open(
+        "nobody asks since", {"6m": NOBODY, "9m": NOBODY}, refused="0.1x6 0x60", wait="1x60"
+    ),
 )
 
 
@@ -522,7 +563,8 @@ _ABSENT = fires(
 
 
 def absent(name: str, fired: Mapping[str, Sequence[Firing]], **other: str) -> Case:
-    series = {"a": "1x10 stale", "b": "1x10 stale", "up_a": "1x80", "up_b": "0x80"} | other
+    series = {"a": "1x10 stale", "b": "1x10 stale", "up_a": "1x80", "up_b": "0x80"}
+    series |= {"interval": "1m"} | other
     return Case(
         name,
         "CircuitBreakerTelemetryAbsent",
@@ -533,11 +575,13 @@ def absent(name: str, fired: Mapping[str, Sequence[Firing]], **other: str) -> Ca
             labelled("up", {"job": "shop", "instance": "b:1"}): series["up_b"],
         },
         fired,
+        interval=series["interval"],
     )
 
 
 ABSENT = (
     absent("gone", {"15m": NOBODY, "25m": _ABSENT, "60m": _ABSENT}),
+    absent("forgotten after a day", {"23h": _ABSENT, "40h": NOBODY}, interval="30m"),
     absent("one has them", {"40m": NOBODY}, b="1x80"),
     absent("the service is down", {"40m": NOBODY}, up_a="0x80"),
     absent("the service is gone", {"40m": NOBODY}, up_a="1x10 stale", up_b="1x10 stale"),
@@ -576,14 +620,16 @@ CASES: tuple[Case, ...] = (
 
 
 def _processes() -> Mapping[str, str]:
-    """Three processes with 2 calls per second each; two of them refuse one of four."""
+    """Three processes with 2 calls per second each; two of them refuse one of four. In the last
+    minutes there is no call.
+    """
     found: dict[str, str] = {}
     for instance, refused in (("a:1", 30), ("b:1", 30), ("c:1", 0)):
         for outcome, step in (("success", 120 - refused), ("rejected", refused)):
             name = labelled(
                 "circuit_breaker_calls_total", {**PROCESS, "instance": instance}, outcome=outcome
             )
-            found[name] = f"0+{step}x30"
+            found[name] = f"0+{step}x18 {18 * step}x12"
     states = {"a:1": ("open", 1), "b:1": ("half_open", 1), "c:1": ("closed", 4)}
     for instance, (now, count) in states.items():
         for each in ("closed", "open", "half_open", "forced_open", "disabled"):
@@ -597,8 +643,8 @@ def _processes() -> Mapping[str, str]:
 def _recording() -> Case:
     name = "job_breaker:circuit_breaker_{}{{breaker='pay & go'}}"
     expected = {
-        "calls:rate5m": 6.0,
-        "rejected:rate5m": 1.0,
+        "calls:rate5m": 3.0,
+        "rejected:rate5m": 0.5,
         **{f"rejected:ratio_rate{w}": 1 / 6 for w in ("5m", "30m", "1h", "2h", "6h", "1d", "3d")},
         "tripped:ratio": 2 / 6,
         "refusing:ratio": 2 / 3,
@@ -611,8 +657,8 @@ def _recording() -> Case:
         for what, value in expected.items()
     }
     for what, by_instance in (
-        ("calls:rate5m", {"a:1": 2.0, "b:1": 2.0, "c:1": 2.0}),
-        ("rejected:rate5m", {"a:1": 0.5, "b:1": 0.5, "c:1": 0.0}),
+        ("calls:rate5m", {"a:1": 1.0, "b:1": 1.0, "c:1": 1.0}),
+        ("rejected:rate5m", {"a:1": 0.25, "b:1": 0.25, "c:1": 0.0}),
     ):
         query = f"round(job_instance_breaker:circuit_breaker_{what}, 0.000001)"
         values[query] = (
@@ -629,4 +675,24 @@ def _recording() -> Case:
     return Case("what is recorded", "", _processes(), {}, every="50s", values=values)
 
 
-RECORDING = _recording()
+def _long_windows() -> Case:
+    """After three days there are more refusals, for ten minutes: the less, the longer a window."""
+    samples = {"30m": 6, "1h": 12, "2h": 24, "6h": 72, "1d": 288, "3d": 864}
+    return Case(
+        "long windows",
+        "",
+        {recorded("calls:rate5m"): "2x1000", recorded("rejected:rate5m"): "0.5x899 1x1 0.5x90"},
+        {},
+        interval="5m",
+        every="1690s",
+        values={
+            f"round({recorded(f'rejected:ratio_rate{window}')}, 0.000001)": (
+                f"{160 * 1690}s",
+                {labelled("", BREAKER): round((2 + 0.5 * (count - 2)) / (2 * count), 6)},
+            )
+            for window, count in samples.items()
+        },
+    )
+
+
+RECORDING = (_recording(), _long_windows())

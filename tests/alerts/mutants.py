@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import promql_parser as promql
-from promql_parser import BinaryExpr, Call, Expr, NumberLiteral, VectorSelector
+from promql_parser import BinaryExpr, Call, Expr, MatrixSelector, NumberLiteral, VectorSelector
 
 from breakerscope.mixin.alert_settings import seconds
 from tests.alerts.promtool import Json
 
 FLIPPED = {">": "<", "<": ">", "==": "!="}
 STRETCH = 1.5
+RANGE = re.compile(r"\[\w+\]")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ def _changes(node: Expr) -> Iterator[tuple[str, str]]:
         yield "number", f"{node.val / STRETCH}"
     elif isinstance(node, Call) and node.func.name == "clamp_min":
         yield "guard", str(node.args[0])
+    elif isinstance(node, MatrixSelector):
+        length = int(node.range.total_seconds())
+        for other in (int(length * STRETCH), int(length / STRETCH)):
+            yield "window", RANGE.sub(f"[{other}s]", str(node))
     elif isinstance(node, VectorSelector):
         yield from _selector(node)
 

@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 Said = dict[str, str]
 
-SECONDS = 100
+SECONDS = 200
 LONGEST = 2000
 VERDICT = re.compile(r"^Unit Testing:  (\S+)\n((?:(?!Unit Testing:).*\n)*)", re.MULTILINE)
 

@@ -15,11 +15,23 @@ from tests.servers.process import ServerProcess, binary, free_port, start
 
 
 class Prometheus:
-    """`targets` are "host:port" by the name of the job."""
+    """`targets` are "host:port" by the name of the job. What its rules find goes to the
+    Alertmanager, if there is one.
+    """
 
-    def __init__(self, targets: dict[str, list[str]], folder: Path) -> None:
+    def __init__(
+        self,
+        targets: dict[str, list[str]],
+        folder: Path,
+        rules: Path | None = None,
+        alertmanager: str | None = None,
+    ) -> None:
         self._targets = targets
         self._folder = folder
+        self._rules = [str(rules)] if rules else []
+        self._alertmanagers = [{"static_configs": [{"targets": [alertmanager]}]}] * bool(
+            alertmanager
+        )
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -36,7 +48,13 @@ class Prometheus:
             for job, hosts in self._targets.items()
         ]
         every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        config.write_text(json.dumps({"global": every, "scrape_configs": jobs}))
+        document = {
+            "global": every,
+            "scrape_configs": jobs,
+            "rule_files": self._rules,
+            "alerting": {"alertmanagers": self._alertmanagers},
+        }
+        config.write_text(json.dumps(document))
         self.address = f"127.0.0.1:{free_port()}"
         command = [
             program,

@@ -394,6 +394,11 @@ def test_the_ways_to_load_them_work_as_they_are_written(tmp_path: Path) -> None:
         ("min_call_rate = 0", "alerts.min_call_rate = 0: allowed is a number above 0"),
         ("min_calls = 0", "alerts.min_calls = 0: allowed is 1 or more"),
         ("stuck_open_waits = 1", "alerts.stuck_open_waits = 1: allowed is a number above 1"),
+        (
+            "stuck_open_for = '4m'",
+            "alerts.stuck_open_for = '4m': shorter than rate_window, so calls",
+        ),
+        ("tripped_for = '1m'", "an idle breaker would be reported; allowed is 5m or more"),
         ("flaps = 0", "alerts.flaps = 0: allowed is 1 or more"),
         ("name_prefix = 'my-'", "alerts.name_prefix = 'my-': allowed is CamelCase"),
         ("name_prefix = 'AbcdefghijklmnopqrsT'", "allowed are at most 17 letters"),

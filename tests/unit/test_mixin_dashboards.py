@@ -8,15 +8,13 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -37,6 +35,7 @@ from tests.dashboards.grafana import (
     filled_in,
     panels,
 )
+from tests.servers.http import HttpServer
 from tests.servers.process import binary
 
 ROOT = Path(__file__).parents[2]
@@ -421,54 +420,25 @@ def test_the_ways_to_import_work_as_they_are_written() -> None:
     binary("curl")
     text = (ROOT / "dashboards" / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    with Receiver() as receiver:
+    requests: list[tuple[str, str, str]] = []
+
+    def take(method: str, path: str, body: str) -> int:
+        requests.append((method, path, body))
+        return 200
+
+    with HttpServer(take) as server:
         program = "\n".join(["set -eu", *blocks[1:]])
-        environment = {**os.environ, "GRAFANA": receiver.url}
+        environment = {**os.environ, "GRAFANA": server.url}
         shell = [binary("bash"), "-c", program]
         subprocess.run(shell, check=True, cwd=ROOT, env=environment, capture_output=True)
     assert blocks[0].startswith("GRAFANA=")
-    asked = [(method, path) for method, path, _ in receiver.requests]
+    asked = [(method, path) for method, path, _ in requests]
     assert asked == [
         ("POST", "/api/admin/provisioning/dashboards/reload"),
         ("GET", "/api/search?tag=breakerscope"),
         *[("POST", "/api/dashboards/db")] * 3,
     ]
-    posted = [json.loads(body) for _, path, body in receiver.requests if path.endswith("/db")]
+    posted = [json.loads(body) for _, path, body in requests if path.endswith("/db")]
     assert posted == [
         {"overwrite": True, "dashboard": dashboard} for _, dashboard in sorted(dashboards().items())
     ]
-
-
-class Receiver:
-    """Takes any request on loopback, and remembers it."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str, str]] = []
-        received = self.requests
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-                received.append((self.command, self.path, body))
-                self.send_response(200)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            def do_POST(self) -> None:
-                self.do_GET()
-
-            def log_message(self, *args: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()

@@ -84,7 +84,8 @@ class AlertSettings:
     """How many times its own wait a breaker may stay open without a probe."""
     stuck_open_after: str = "1m"
     """It may stay open for so long whatever its wait is."""
-    stuck_open_for: str = "2m"
+    stuck_open_for: str = "7m"
+    """Longer than `rate_window`: calls are refused when it should have been over already."""
     stuck_half_open_after: str = "5m"
     """How long probes may take."""
     stuck_half_open_for: str = "5m"
@@ -212,6 +213,13 @@ class AlertSettings:
                     )
                 if not burn.factor:
                     yield f"{key} over {burn.long}: allowed is a factor above 0"
+        for key in ("tripped_for", "stuck_open_for", "stuck_half_open_for"):
+            if seconds(getattr(self, key)) < seconds(self.rate_window):
+                yield (
+                    f"{key} = {getattr(self, key)!r}: shorter than rate_window, so calls that were"
+                    " refused long ago would still count, and an idle breaker would be reported;"
+                    f" allowed is {self.rate_window} or more"
+                )
         if seconds(self.forced_ticket_after) <= seconds(self.forced_after):
             yield "forced_ticket_after must be longer than forced_after"
         if seconds(self.absent_lookback) <= seconds(self.absent_for):
