@@ -51,7 +51,7 @@ def variables() -> dict[str, str]:
     ports: dict[str, str] = {}
     while len(set(ports.values())) < len(names):
         ports = {name: str(free_port()) for name in names}
-    return {**ports, "STACK_DEMO_CYCLE": "60"}
+    return {**ports, "STACK_DEMO_CYCLE": "30"}
 
 
 @dataclass
