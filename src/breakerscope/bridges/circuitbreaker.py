@@ -1,0 +1,172 @@
+"""Breakers of circuitbreaker join: `attach`.
+
+The library tells nobody anything. So the one breaker gets a class of its own, a child of the class
+that it had, which listens where the library goes: into and out of the call, `reset`, and `opened`,
+which a protected function asks before each call.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+from typing import Any, Unpack
+
+from breakerscope.bridges.foreign import Call, Look, current
+from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
+from breakerscope.bridges.libraries import CIRCUITBREAKER
+from breakerscope.events import State
+
+_blocks: ContextVar[tuple[Call, ...]] = ContextVar("breakerscope_circuitbreaker", default=())
+"""The `with` blocks of users that this thread or task is in."""
+
+
+def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Bridge:
+    """Show a `circuitbreaker.CircuitBreaker` under this name, from now on.
+
+    `CircuitBreakerMonitor.get(...)` finds the one of a decorated function. Until the bridge is
+    closed, the class of the breaker is a child of its own class. Everything else is as in
+    `bridges.pybreaker.attach`.
+    """
+    library = CIRCUITBREAKER.require()
+    CIRCUITBREAKER.check(
+        breaker, (library.CircuitBreaker,), "_state", "_recovery_timeout", "__exit__"
+    )
+    with lock:
+        hook = getattr(type(breaker), "_breakerscope_hook", None)
+        if hook is not None:
+            return same(hook, name)
+        return _Hook(Shop(CIRCUITBREAKER, options), breaker, name, vars(library)).handle
+
+
+class _Hook:
+    def __init__(self, shop: Shop, breaker: Any, name: str, library: dict[str, Any]) -> None:
+        from weakref import ref
+
+        known = ref(breaker)
+        self.closed = False
+        self._shop = shop
+        self._breaker = known
+        self._before: type = type(breaker)
+        # By frame where the library opens the block: generators come and go in any order.
+        self.calls: dict[int, list[Call]] = {}
+        self.open_blocks: list[Call] = []
+
+        def look() -> Look:
+            there: Any = known()
+            return Look(
+                open_wait=float(there._recovery_timeout), consecutive_failures=there._failure_count
+            )
+
+        self.foreign = shop.show(name, State(breaker._state), look)
+        self.handle = Bridge(name, self)
+        self._watched = _watched(self._before, self, library)
+        breaker.__class__ = self._watched
+
+    def undo(self) -> None:
+        self._shop.registry.unbridge(self.foreign)
+        breaker: Any = self._breaker()
+        if breaker is not None and type(breaker) is self._watched:
+            breaker.__class__ = self._before
+
+    # -- a call -----------------------------------------------------------------------------------
+
+    def enter(self, frame: int | None) -> None:
+        call = self.foreign.ask()
+        call.admit()
+        if frame is not None:
+            self.calls.setdefault(frame, []).append(call)
+        else:
+            _blocks.set((*_blocks.get(), call))
+            self.open_blocks.append(call)
+
+    def left(self, frame: int | None) -> Call | None:
+        if frame is not None:
+            calls = self.calls.get(frame)
+            if not calls:
+                return None
+            call = calls.pop()
+            if not calls:
+                del self.calls[frame]
+            return call
+        stack = _blocks.get()
+        for at in range(len(stack) - 1, -1, -1):
+            if stack[at].foreign is self.foreign:
+                _blocks.set(stack[:at] + stack[at + 1 :])
+                self.open_blocks.remove(stack[at])
+                return stack[at]
+        # Entered elsewhere: some block of this breaker ends.
+        return self.open_blocks.pop() if self.open_blocks else None
+
+    def asked(self, *, opened: bool, fallback: object) -> None:
+        call = self.foreign.ask()
+        outer = current.get()
+        current.set(call)
+        if opened:
+            call.reject()
+        elif self.foreign.state is State.OPEN:
+            self.foreign.saw(State.HALF_OPEN)
+        current.set(outer)
+        call.deliver()
+        if opened and fallback:
+            self.foreign.fallback_used("circuitbreaker.CircuitBreakerError")
+
+
+def _watched(kind: Any, hook: _Hook, library: dict[str, Any]) -> type:
+    """A child of the breaker's class that tells the hook."""
+
+    def frame_of_library(depth: int) -> int | None:
+        frame = sys._getframe(depth + 1)
+        return id(frame) if frame.f_globals is library else None
+
+    class Watched(kind):  # type: ignore[misc]
+        __slots__ = ()
+        _breakerscope_hook = hook
+
+        @property
+        def opened(self) -> Any:
+            opened = super().opened
+            if not hook.closed:
+                asking = sys._getframe(1)
+                if asking.f_globals is library and asking.f_code.co_name.endswith("wrapper"):
+                    hook.asked(opened=bool(opened), fallback=self._fallback_function)
+            return opened
+
+        def __enter__(self) -> Any:
+            entered = super().__enter__()
+            if not hook.closed:
+                hook.enter(frame_of_library(1))
+            return entered
+
+        def __exit__(self, kind: Any, error: Any, traceback: Any) -> Any:
+            call = hook.left(frame_of_library(1))
+            if call is None:
+                return super().__exit__(kind, error, traceback)
+            outer = current.get()
+            current.set(call)
+            raised = error
+            try:
+                swallowed = super().__exit__(kind, error, traceback)
+                if not call.passed:
+                    call.fail(error)
+                    if self._state == State.OPEN.value:
+                        hook.foreign.saw(State.OPEN)
+                return swallowed
+            except BaseException as unexpected:
+                raised = unexpected
+                raise
+            finally:
+                current.set(outer)
+                call.end(raised)
+
+        def reset(self) -> Any:
+            done = super().reset()
+            call = current.get()
+            if call is not None and call.foreign is hook.foreign:
+                call.passed = True
+            if not hook.closed:
+                hook.foreign.saw(State.CLOSED)
+            return done
+
+    Watched.__name__, Watched.__qualname__ = kind.__name__, kind.__qualname__
+    Watched.__module__, Watched.__doc__ = kind.__module__, kind.__doc__
+    return Watched
