@@ -18,13 +18,13 @@ def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Brid
     """
     library = AIOBREAKER.require()
     AIOBREAKER.check(breaker, (library.CircuitBreaker,), "add_listener", "_state", "call_async")
-    from aiobreaker.storage.memory import CircuitMemoryStorage
 
     def look(breaker: Any) -> Look:
         if breaker is None:
             return BLIND
         storage = breaker._state_storage
-        local = isinstance(storage, CircuitMemoryStorage)
+        # Of a shared storage nobody asks: that is a question to a server.
+        local = type(storage).__name__ == "CircuitMemoryStorage"
         return Look(
             open_wait=breaker.timeout_duration.total_seconds(),
             consecutive_failures=storage.counter if local else None,

@@ -5,11 +5,17 @@ that it had, which listens where the library goes: into and out of the call, `re
 which a protected function asks before each call.
 """
 
+# What the class above ours is, is known when a breaker comes.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedBaseClass=false
+
 from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Any, Unpack
+from weakref import ref
 
 from breakerscope.bridges.foreign import Call, Look, current
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
@@ -40,8 +46,6 @@ def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Brid
 
 class _Hook:
     def __init__(self, shop: Shop, breaker: Any, name: str, library: dict[str, Any]) -> None:
-        from weakref import ref
-
         known = ref(breaker)
         self.closed = False
         self._shop = shop
@@ -137,32 +141,39 @@ def _watched(kind: Any, hook: _Hook, library: dict[str, Any]) -> type:
                 hook.enter(frame_of_library(1))
             return entered
 
-        def __exit__(self, kind: Any, error: Any, traceback: Any) -> Any:
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            traceback: TracebackType | None,
+        ) -> Any:
             call = hook.left(frame_of_library(1))
             if call is None:
                 return super().__exit__(kind, error, traceback)
             outer = current.get()
             current.set(call)
-            raised = error
+            call.error = raised = error
             try:
                 swallowed = super().__exit__(kind, error, traceback)
-                if not call.passed:
-                    call.fail(error)
-                    if self._state == State.OPEN.value:
-                        hook.foreign.saw(State.OPEN)
-                return swallowed
             except BaseException as unexpected:
                 raised = unexpected
                 raise
+            else:
+                call.passed = True
+                hook.foreign.saw(State(self._state))
+                return swallowed
             finally:
                 current.set(outer)
                 call.end(raised)
 
-        def reset(self) -> Any:
-            done = super().reset()
+        def _CircuitBreaker__call_failed(self) -> Any:  # noqa: N802 - the library's private one
             call = current.get()
             if call is not None and call.foreign is hook.foreign:
-                call.passed = True
+                call.fail(call.error)
+            return super()._CircuitBreaker__call_failed()
+
+        def reset(self) -> Any:
+            done = super().reset()
             if not hook.closed:
                 hook.foreign.saw(State.CLOSED)
             return done

@@ -6,6 +6,10 @@ a child of the class that it had, which follows each call; and it gets a listene
 one it had.
 """
 
+# What the class above ours is, is known when a breaker comes.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedBaseClass=false
+
 from __future__ import annotations
 
 from typing import Any, Unpack

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import wraps
-from types import GeneratorType
 from typing import Any
 from weakref import ref
 
@@ -40,14 +39,10 @@ class Listener:
         self._state_of = state_of
         self.foreign = shop.show(name, state_of(breaker._state), lambda: look(known()))
         self.handle = Bridge(name, self)
-        self._doors = {
-            name: door
-            for name, door in (
-                ("call", _door(self, breaker)),
-                ("call_async", _adoor(self, breaker)),
-            )
-            if door is not None
-        }
+        self._doors = {"call": _door(self, breaker)}
+        if shop.library.name != "pybreaker":
+            # That one's is of Tornado's kind: nothing that a wrapper could wait for.
+            self._doors["call_async"] = _adoor(self, breaker)
         breaker.add_listener(self)
         breaker.__dict__.update(self._doors)
 
@@ -121,11 +116,8 @@ def _door(listener: Listener, breaker: Any) -> Callable[..., Any]:
             listener.leave(asked, error)
             raise
         current.set(outer)
-        if (
-            isinstance(result, GeneratorType)
-            and asked.admitted
-            and not (asked.over or asked.passed)
-        ):
+        if asked.admitted and not asked.over and not asked.passed:
+            # The library answers with a generator, and will judge the call when that ends.
             asked.__class__ = DroppableCall
             return _steps(listener, asked, result)
         asked.end()
@@ -134,10 +126,7 @@ def _door(listener: Listener, breaker: Any) -> Callable[..., Any]:
     return call
 
 
-def _adoor(listener: Listener, breaker: Any) -> Callable[..., Any] | None:
-    if listener.foreign.library.name == "pybreaker":
-        # Of Tornado's kind: nothing that a wrapper could wait for.
-        return None
+def _adoor(listener: Listener, breaker: Any) -> Callable[..., Any]:
     inner = breaker.call_async
 
     @wraps(inner)

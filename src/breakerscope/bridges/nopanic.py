@@ -5,6 +5,10 @@ the one breaker gets a class of its own, a child of the class that it had. What 
 returns a text that says in which state; it carries our call to where the library judges it.
 """
 
+# What the class above ours is, is known when a breaker comes.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedBaseClass=false
+
 from __future__ import annotations
 
 import sys
@@ -40,7 +44,7 @@ class _Hook:
         self._shop = shop
         self._breaker = breaker
         self._before: type = type(breaker)
-        slow = breaker.slow_call_duration
+        slow = getattr(breaker, "slow_call_duration", None)
         if slow is None:
             shop.library = shop.library.without(NO_SLOW_CALLS)
         policy = Policy(
@@ -62,15 +66,16 @@ class _Hook:
 def _look(breaker: Any, policy: Policy) -> Look:
     # Not by its `metrics`: to ask for these opens the way for a probe.
     with breaker._lock:
-        calls, failures, slow = breaker._window.totals(breaker._clock())
+        calls, failures, *slow = breaker._window.totals(breaker._clock())
+    tracked = policy.slow_call is not None
     judged = calls >= breaker.min_calls
     return Look(
         open_wait=breaker.reset_timeout,
         calls=calls,
         failures=failures,
-        slow_calls=None if policy.slow_call is None else slow,
+        slow_calls=slow[0] if tracked else None,
         failure_ratio=failures / calls if judged else None,
-        slow_call_ratio=slow / calls if judged and policy.slow_call is not None else None,
+        slow_call_ratio=slow[0] / calls if judged and tracked else None,
         policy=policy,
     )
 
@@ -146,7 +151,7 @@ def _watched(kind: Any, hook: _Hook, refusal: type[Exception]) -> type:
                 call.end(slow=self._breakerscope_slow(elapsed))
 
         def _breakerscope_slow(self, elapsed: Any) -> bool:
-            threshold = self.slow_call_duration
+            threshold = getattr(self, "slow_call_duration", None)
             return bool(elapsed and threshold is not None and elapsed[0] is not None) and (
                 elapsed[0] >= threshold
             )
@@ -155,7 +160,7 @@ def _watched(kind: Any, hook: _Hook, refusal: type[Exception]) -> type:
             look = foreign.look()
             ratio = look.failure_ratio
             by_failures = ratio is not None and ratio >= self.failure_threshold
-            slow = self.slow_call_duration is not None and not by_failures
+            slow = look.policy.slow_call is not None and not by_failures
             return Cause.SLOW_CALL_RATE if slow else Cause.FAILURE_RATE
 
     Watched.__name__, Watched.__qualname__ = kind.__name__, kind.__qualname__

@@ -5,12 +5,17 @@ factory makes a breaker for each call, by `get_breaker`. So that is wrapped: the
 works on a context that looks on, in front of the real one.
 """
 
+# What the class above ours is, is known when a breaker comes.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedBaseClass=false
+
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
+from types import TracebackType
 from typing import Any, Unpack
 from weakref import ref
 
@@ -145,7 +150,12 @@ class _Watched:
         self._open_blocks.append(call)
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> Any:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
         context = self._context
         call = self._left()
         if call is None:
