@@ -144,7 +144,10 @@ CIRCUITBREAKER = Library(
     oldest="2.0.0",
     untold=ALWAYS_UNTOLD | NO_WINDOW,
     changes=_changes(_IN_A_ROW, (CLOSED,)),
-    limits=("A `with` block is never rejected: circuitbreaker does not ask there.",),
+    limits=(
+        "A `with` block is never rejected: circuitbreaker does not ask there.",
+        "The library keeps each breaker that protects a function, and so its series stay.",
+    ),
 )
 AIOBREAKER = Library(
     name="aiobreaker",
@@ -162,6 +165,7 @@ PURGATORY = Library(
     limits=(
         "Breakers that `get_breaker` gave before `attach` are not seen; decorated functions are.",
         "A change by another process is seen with the next call.",
+        "A cancelled call is a `failure`, for purgatory counts it so.",
     ),
 )
 NOPANIC = Library(
