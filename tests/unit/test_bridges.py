@@ -243,6 +243,9 @@ def test_threads_lose_nothing(kind: Kind, world: World) -> None:
     rolls = random.Random(7)
     script = [rolls.random() for _ in range(calls)]
 
+    def protected(chance: float) -> Fn:
+        return kind.protect(target, lambda: work(chance))
+
     def work(chance: float) -> None:
         outcome = Outcome.FAILURE if chance < 0.2 else Outcome.IGNORED if chance < 0.3 else None
         with lock:
@@ -254,7 +257,7 @@ def test_threads_lose_nothing(kind: Kind, world: World) -> None:
 
     def run() -> None:
         for chance in script:
-            ending(kind.protect(target, lambda chance=chance: work(chance)))
+            ending(protected(chance))
 
     with world.join(kind, target):
         running = [threading.Thread(target=run) for _ in range(threads)]
@@ -477,7 +480,7 @@ def test_a_bridged_breaker_does_what_it_did(kind: Kind, world: World) -> None:
             "ignored": kind.protect(target, ignored),
         }
         rolls = random.Random(11)
-        for _ in range(60):
+        for at in range(40):
             which = rolls.choice(["good", "bad", "bad", "ignored"])
             try:
                 seen.append(calls[which]())
@@ -485,12 +488,14 @@ def test_a_bridged_breaker_does_what_it_did(kind: Kind, world: World) -> None:
                 if which == "ignored" and isinstance(error, KeyError):
                     assert error is key_error
                 seen.append(type(error))
-            if rolls.random() < 0.1:
-                time.sleep(0.03)
+            if at % 13 == 12:
+                time.sleep(wait + 0.03)
         return seen
 
-    alone = story(kind.make(0.02))
-    target = kind.make(0.02)
+    # Long enough for a slow machine to make 13 calls.
+    wait = 0.25
+    alone = story(kind.make(wait))
+    target = kind.make(wait)
     with world.join(kind, target):
         assert story(target) == alone
     assert len({str(each) for each in alone}) >= 3

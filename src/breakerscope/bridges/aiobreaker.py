@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from breakerscope.bridges.foreign import BLIND, Look
+from breakerscope.bridges.foreign import BLIND, Look, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import AIOBREAKER
 from breakerscope.bridges.listening import Listener
@@ -28,6 +28,7 @@ def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Brid
         return Look(
             open_wait=breaker.timeout_duration.total_seconds(),
             consecutive_failures=storage.counter if local else None,
+            policy=policy_of(AIOBREAKER.name, breaker.fail_max, breaker.timeout_duration),
         )
 
     with lock:

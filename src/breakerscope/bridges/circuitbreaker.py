@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Unpack
 from weakref import ref
 
-from breakerscope.bridges.foreign import Call, Look, current
+from breakerscope.bridges.foreign import Call, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import CIRCUITBREAKER
 from breakerscope.events import State
@@ -57,8 +57,11 @@ class _Hook:
 
         def look() -> Look:
             there: Any = known()
+            wait = there._recovery_timeout
             return Look(
-                open_wait=float(there._recovery_timeout), consecutive_failures=there._failure_count
+                open_wait=float(wait),
+                consecutive_failures=there._failure_count,
+                policy=policy_of(CIRCUITBREAKER.name, there._failure_threshold, wait),
             )
 
         self.foreign = shop.show(name, State(breaker._state), look)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from itertools import count
 from typing import Any, ParamSpec
 
@@ -43,7 +43,33 @@ LISTENER = "bridges"
 Outbox = list[tuple[Subscription, Event | None]]
 P = ParamSpec("P")
 
-PLAIN = Policy()
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignPolicy(Policy):
+    """The thresholds of a breaker of another library as ours know them; `settings` are its own, so
+    that its hash shows where they differ between instances.
+    """
+
+    settings: tuple[object, ...] = ()
+
+
+@lru_cache(maxsize=1024)
+def policy_of(
+    *settings: object,
+    failure_rate: float | None = None,
+    slow_call: float | None = None,
+    slow_call_rate: float | None = None,
+) -> ForeignPolicy:
+    """One object for equal settings."""
+    return ForeignPolicy(
+        failure_rate=failure_rate,
+        slow_call=slow_call,
+        slow_call_rate=slow_call_rate,
+        settings=settings,
+    )
+
+
+PLAIN = policy_of()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

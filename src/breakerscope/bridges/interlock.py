@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from breakerscope.bridges.foreign import Call, Look, current
+from breakerscope.bridges.foreign import Call, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import INTERLOCK
 from breakerscope.events import Cause, Outcome, State
@@ -49,7 +49,9 @@ class _Hook:
         self._before: type = type(engine)
         self.calls: dict[int, Call] = {}
         config = engine._config
-        policy = Policy(
+        policy = policy_of(
+            INTERLOCK.name,
+            repr(config),
             failure_rate=config.failure_rate_threshold,
             slow_call=config.slow_call_duration_threshold,
             slow_call_rate=config.slow_call_rate_threshold,

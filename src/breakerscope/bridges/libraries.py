@@ -55,7 +55,7 @@ def _changes(trips: tuple[Cause, ...], by_hand: tuple[State, ...]) -> tuple[Chan
     )
 
 
-ALWAYS_UNTOLD = frozenset({catalogue.WOULD_REJECT, catalogue.INFO})
+ALWAYS_UNTOLD = frozenset({catalogue.WOULD_REJECT})
 NO_WINDOW = frozenset(
     {
         catalogue.SLOW_CALLS,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Unpack
 
-from breakerscope.bridges.foreign import Call, Look, current
+from breakerscope.bridges.foreign import Call, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import NO_SLOW_CALLS, NOPANIC
 from breakerscope.events import Cause, State
@@ -47,7 +47,12 @@ class _Hook:
         slow = getattr(breaker, "slow_call_duration", None)
         if slow is None:
             shop.library = shop.library.without(NO_SLOW_CALLS)
-        policy = Policy(
+        policy = policy_of(
+            NOPANIC.name,
+            breaker.min_calls,
+            breaker.window,
+            breaker.reset_timeout,
+            breaker.half_open_max_calls,
             failure_rate=breaker.failure_threshold,
             slow_call=slow,
             slow_call_rate=None if slow is None else breaker.slow_call_threshold,

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Unpack
 from weakref import ref
 
-from breakerscope.bridges.foreign import Call, ForeignBreaker, Look, current
+from breakerscope.bridges.foreign import Call, ForeignBreaker, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import PURGATORY
 from breakerscope.events import State
@@ -112,7 +112,11 @@ class _Last:
 
     def __call__(self) -> Look:
         context = self.context
-        return Look(open_wait=float(context.ttl), consecutive_failures=context.failure_count)
+        return Look(
+            open_wait=float(context.ttl),
+            consecutive_failures=context.failure_count,
+            policy=policy_of(PURGATORY.name, context.threshold, context.ttl),
+        )
 
 
 class _Watched:

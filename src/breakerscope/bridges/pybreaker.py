@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from breakerscope.bridges.foreign import BLIND, Look
+from breakerscope.bridges.foreign import BLIND, Look, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import PYBREAKER
 from breakerscope.bridges.listening import Listener
@@ -31,6 +31,7 @@ def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Brid
         return Look(
             open_wait=float(breaker.reset_timeout),
             consecutive_failures=storage.counter if local else None,
+            policy=policy_of(PYBREAKER.name, breaker.fail_max, breaker.reset_timeout),
         )
 
     with lock:
