@@ -33,6 +33,19 @@ class Upstream(Exception):
 
 def target_of(kind: Kind) -> Any:
     """A breaker that opens and closes, and looks at slow calls where it can."""
+    if kind.library.name == "interlock-cb":
+        import interlock
+
+        return interlock.CircuitBreaker(
+            name="shop",
+            config=interlock.Config(
+                failure_rate_threshold=0.5,
+                minimum_number_of_calls=5,
+                window_size=10,
+                wait_duration_in_open=WAIT,
+                permitted_calls_in_half_open=1,
+            ),
+        )
     if kind.library.name != "nopanic":
         return kind.make(WAIT)
     import nopanic
