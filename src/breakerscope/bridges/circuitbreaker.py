@@ -34,9 +34,7 @@ def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Brid
     `bridges.pybreaker.attach`.
     """
     library = CIRCUITBREAKER.require()
-    CIRCUITBREAKER.check(
-        breaker, (library.CircuitBreaker,), "_state", "_recovery_timeout", "__exit__"
-    )
+    CIRCUITBREAKER.check(breaker, (library.CircuitBreaker,), "_state", "_recovery_timeout", "reset")
     with lock:
         hook = getattr(type(breaker), "_breakerscope_hook", None)
         if hook is not None:

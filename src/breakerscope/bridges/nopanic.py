@@ -44,7 +44,7 @@ class _Hook:
         self._shop = shop
         self._breaker = breaker
         self._before: type = type(breaker)
-        slow = getattr(breaker, "slow_call_duration", None)
+        slow = breaker.slow_call_duration
         if slow is None:
             shop.library = shop.library.without(NO_SLOW_CALLS)
         policy = policy_of(
@@ -71,16 +71,16 @@ class _Hook:
 def _look(breaker: Any, policy: Policy) -> Look:
     # Not by its `metrics`: to ask for these opens the way for a probe.
     with breaker._lock:
-        calls, failures, *slow = breaker._window.totals(breaker._clock())
+        calls, failures, slow = breaker._window.totals(breaker._clock())
     tracked = policy.slow_call is not None
     judged = calls >= breaker.min_calls
     return Look(
         open_wait=breaker.reset_timeout,
         calls=calls,
         failures=failures,
-        slow_calls=slow[0] if tracked else None,
+        slow_calls=slow if tracked else None,
         failure_ratio=failures / calls if judged else None,
-        slow_call_ratio=slow[0] / calls if judged and tracked else None,
+        slow_call_ratio=slow / calls if judged and tracked else None,
         policy=policy,
     )
 
@@ -156,7 +156,7 @@ def _watched(kind: Any, hook: _Hook, refusal: type[Exception]) -> type:
                 call.end(slow=self._breakerscope_slow(elapsed))
 
         def _breakerscope_slow(self, elapsed: Any) -> bool:
-            threshold = getattr(self, "slow_call_duration", None)
+            threshold = self.slow_call_duration
             return bool(elapsed and threshold is not None and elapsed[0] is not None) and (
                 elapsed[0] >= threshold
             )
