@@ -11,12 +11,13 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
+from tests.unit.bridged import KINDS, Kind
+
 from benchmarks.loops import Body, Loop, broken, calls, catching, empty
 from benchmarks.rounds import Subject, Timing, measure
 from breakerscope.events import Outcome
 from breakerscope.hub import Hub
 from breakerscope.registry import Registry
-from tests.unit.bridged import KINDS, Kind
 
 HOUR = 3600.0
 
