@@ -71,6 +71,9 @@ def policy_of(
 
 PLAIN = policy_of()
 
+LONGEST_JOURNAL = 256
+"""So many successes are told to the ledger at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
@@ -140,7 +143,8 @@ class ForeignBreaker:
         # A call may end in a finaliser, so in a thread that is just here.
         self._lock = threading.RLock()
         self._ledger = Ledger(self.buckets, state=self.state, now=time.monotonic())
-        self._in_flight = 0
+        self._running: set[int] = set()
+        self._journal: list[float] = []
         self._exemplar_due = True
         self._quiet_until: Mapping[Subscription, float] = NOTHING
 
@@ -209,21 +213,34 @@ class ForeignBreaker:
                 self._publish_locked(self._routes.fallbacks, event, outbox)
         self._deliver(outbox)
 
-    def admitted(self) -> None:
+    def admitted(self, call: Call) -> None:
         """A call is let through."""
-        with self._lock:
-            self._in_flight += 1
+        self._running.add(id(call))
 
     def settled(self, call: Call, outcome: Outcome, duration: float, *, slow: bool) -> None:
-        """An admitted call ended."""
+        """An admitted call ended.
+
+        A success that nobody wants to hear of goes into a journal, by one atomic step, and from
+        there into the ledger with others.
+        """
         routes = self._routes
-        wanted = [s for guard, s in routes.settled[outcome] if guard is None or guard()]
+        succeeded = outcome is Outcome.SUCCESS
+        listeners = routes.successes if succeeded else routes.settled[outcome]
+        wanted = listeners and [s for guard, s in listeners if guard is None or guard()]
         exemplar = None
         if (self._exemplar_due or outcome is Outcome.FAILURE) and self.hub.traced():
             self._exemplar_due = False
             exemplar = self.hub.exemplar(duration, time.time)
+        if succeeded and not (wanted or slow or exemplar):
+            self._running.discard(id(call))
+            self._journal.append(duration)
+            if len(self._journal) < LONGEST_JOURNAL:
+                return
+            with self._lock:
+                self._fold_locked()
+            return
         with self._lock:
-            self._in_flight -= 1
+            self._running.discard(id(call))
             self._ledger.add(outcome, duration, slow=slow, exemplar=exemplar)
             if wanted:
                 event = CallSettled(
@@ -237,6 +254,13 @@ class ForeignBreaker:
                     slow=slow,
                 )
                 self._publish_locked(wanted, event, call.outbox)
+
+    def _fold_locked(self) -> None:
+        # One by one: a finaliser may come in between, and fold.
+        batch: list[float] = []
+        while self._journal:
+            batch.append(self._journal.pop())
+        self._ledger.add_batch(Outcome.SUCCESS, batch)
 
     def rejected(self, call: Call, retry_after: float | None) -> None:
         """A call was refused."""
@@ -320,6 +344,7 @@ class ForeignBreaker:
         look = self.look()
         with self._lock:
             ledger = self._ledger
+            self._fold_locked()
             self._exemplar_due = True
             return Reading(
                 breaker=self.name,
@@ -339,7 +364,7 @@ class ForeignBreaker:
                 durations=ledger.durations(),
                 rejected=ledger.rejected,
                 slow=ledger.slow,
-                in_flight=self._in_flight,
+                in_flight=len(self._running),
                 would_reject=0,
                 fallbacks={**dict.fromkeys(FALLBACK_OUTCOMES, 0), **ledger.fallbacks},
                 transitions=dict(ledger.transitions),
@@ -353,57 +378,57 @@ class ForeignBreaker:
 
 
 class Call:
-    """One call through a foreign breaker, from asking to its end. For one thread or task."""
+    """One call through a foreign breaker, from asking to its end. For one thread or task. What goes
+    wrong in here is counted, and goes no further.
+    """
 
-    __slots__ = (
-        "_start",
-        "admitted",
-        "error",
-        "foreign",
-        "hub",
-        "outbox",
-        "over",
-        "passed",
-        "state",
-    )
+    __slots__ = ("_start", "admitted", "error", "foreign", "outbox", "over", "passed", "state")
 
     def __init__(self, foreign: ForeignBreaker) -> None:
         self.foreign = foreign
-        self.hub = foreign.hub
         self.state = foreign.state
         self.outbox: Outbox = []
         self.admitted = self.over = self.passed = False
         self.error: BaseException | None = None
         self._start = 0.0
 
-    @harmless
     def admit(self) -> None:
         """The library lets the call through: the protected function is about to run."""
-        if not self.admitted:
+        if self.admitted:
+            return
+        try:
             self.state = self.foreign.state
-            self.foreign.admitted()
             self.admitted = True
-            self._start = time.monotonic()
+            self.foreign.admitted(self)
+        except Exception as error:
+            self._count(error)
+        self._start = time.monotonic()
 
-    @harmless
     def settle(self, outcome: Outcome, *, slow: bool = False) -> None:
         """The library judged the call. Only the first judgement counts."""
-        if self.admitted and not self.over:
+        if not self.admitted or self.over:
+            return
+        try:
             duration = max(time.monotonic() - self._start, 0.0)
             self.over = True
             self.foreign.settled(self, outcome, duration, slow=slow)
+        except Exception as error:
+            self._count(error)
 
     def fail(self, error: BaseException | None, *, slow: bool = False) -> None:
         """The library counts the call as a failure."""
         self.error = error
         self.settle(Outcome.FAILURE, slow=slow)
 
-    @harmless
     def reject(self, retry_after: float | None = None) -> None:
         """The library refused the call."""
-        if not self.admitted and not self.over:
+        if self.admitted or self.over:
+            return
+        try:
             self.over = True
             self.foreign.rejected(self, retry_after)
+        except Exception as error:
+            self._count(error)
 
     def end(self, error: BaseException | None = None, *, slow: bool = False) -> None:
         """The call returns or raises. Without a judgement it was cancelled; an exception that the
@@ -414,17 +439,21 @@ class Call:
             if not self.passed or (error is not None and not isinstance(error, Exception)):
                 self.settle(Outcome.CANCELLED, slow=slow)
             else:
-                ignored = error is not None
-                self.settle(Outcome.IGNORED if ignored else Outcome.SUCCESS, slow=slow)
+                self.settle(Outcome.SUCCESS if error is None else Outcome.IGNORED, slow=slow)
         # Nothing is to keep the frames of the call alive.
         self.error = None
         if self.outbox:
             self.deliver()
 
-    @harmless
     def deliver(self) -> None:
         """Call the inline listeners. Not to be called under a lock of the library."""
-        self.foreign._deliver(self.outbox)
+        try:
+            self.foreign._deliver(self.outbox)
+        except Exception as error:
+            self._count(error)
+
+    def _count(self, error: Exception) -> None:
+        self.foreign.hub.count_error(LISTENER, error)
 
 
 class DroppableCall(Call):
