@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import socket
 import sys
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -45,10 +48,12 @@ from breakerscope.catalogue import Metric, SpanEventName
 from breakerscope.hub import Hub
 from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError, Registry
-from breakerscope.telemetry import traces
+from breakerscope.telemetry import otel_metrics, traces
 from breakerscope.telemetry.errors import MissingExtraError
 from breakerscope.telemetry.metrics import BreakerCollector
+from breakerscope.telemetry.series import PARTS_TO_MERGE, Layout
 from breakerscope.telemetry.settings import MetricsSettings
+from breakerscope.telemetry.totals import Place, Totals
 from breakerscope.testing import capture_events
 from tests.servers.process import free_port
 from tests.unit.bridged import ASYNC_KINDS, CIRCUIT, KINDS, TASK_KINDS, Fn, Kind
@@ -367,6 +372,72 @@ def test_what_a_library_cannot_tell_is_absent(kind: Kind, world: World) -> None:
         waits = [event.retry_after or 0 for event in events if type(event) is CallRejected]
         assert [59 < wait <= 60 for wait in waits] == [True]
     assert world.families() == set()
+
+
+@each_kind
+def test_what_is_absent_is_so_by_every_way(kind: Kind, world: World) -> None:
+    """Through OpenTelemetry, and in the files of many processes."""
+    target, reader = kind.make(60), InMemoryMetricReader()
+    untold = {m.name for m in kind.library.untold}
+    told = {m.name for m in catalogue.METRICS if catalogue.BREAKER in m.labels} - untold
+    if kind.library is NOPANIC:
+        told = {name for name in told if "slow" not in name}
+    with world.join(kind, target):
+        trip(kind, target)
+        provider = MeterProvider([reader])
+        otel_metrics.attach(provider, world.registry, world.hub, MetricsSettings())
+        data = reader.get_metrics_data()
+        assert data is not None
+        shown = {
+            metric.name
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if any("breaker" in (point.attributes or {}) for point in metric.data.data_points)
+        }
+        # A histogram joins at a reader of ours.
+        numbers = told - {catalogue.CALL_DURATION.name}
+        assert shown == {m.instrument for m in catalogue.METRICS if m.name in numbers}
+        provider.shutdown()
+        layout = Layout(PARTS_TO_MERGE)
+        totals = Totals(layout, MetricsSettings(), _Cell, room=10)
+        totals.update(world.registry.shown())
+        assert {cell.place.metric.name for cell in totals} == told
+
+
+class _Cell:
+    """A series of a file."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def inc(self, amount: float) -> None:
+        """Add to it."""
+
+    def set(self, value: float) -> None:
+        """Replace it."""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@each_kind
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_begins_at_zero(kind: Kind, world: World) -> None:
+    target = kind.make(60)
+    with world.join(kind, target):
+        work = kind.protect(target, good)
+        work()
+        child = os.fork()
+        if not child:
+            try:
+                work()
+                work()
+                right = world.calls() == {Outcome.SUCCESS: 2}
+            finally:
+                # Whatever happens, this process runs no further test.
+                os._exit(not locals().get("right"))
+        assert os.waitpid(child, 0)[1] == 0
+        work()
+        assert world.calls() == {Outcome.SUCCESS: 2}
 
 
 @each_kind

@@ -108,7 +108,7 @@ class _Hook:
         current.set(call)
         if opened:
             call.reject()
-        elif self.foreign.state is State.OPEN:
+        else:
             self.foreign.saw(State.HALF_OPEN)
         current.set(outer)
         call.deliver()
@@ -130,7 +130,7 @@ def _watched(kind: Any, hook: _Hook, library: dict[str, Any]) -> type:
         @property
         def opened(self) -> Any:
             opened = super().opened
-            if not hook.closed:
+            if (opened or hook.foreign.state is State.OPEN) and not hook.closed:
                 asking = sys._getframe(1)
                 if asking.f_globals is library and asking.f_code.co_name.endswith("wrapper"):
                     hook.asked(opened=bool(opened), fallback=self._fallback_function)

@@ -154,11 +154,13 @@ class ForeignBreaker:
         """A call asks."""
         return Call(self)
 
-    @harmless
     def saw(self, new: State, trip: Cause = Cause.CONSECUTIVE_FAILURES) -> None:
         """The library is in this state now. `trip` is the rule that opens it after a failure."""
-        if new is self.state:
-            return
+        if new is not self.state:
+            self._changed(new, trip)
+
+    @harmless
+    def _changed(self, new: State, trip: Cause) -> None:
         call = current.get()
         if call is not None and call.foreign is not self:
             call = None
