@@ -1,14 +1,14 @@
 """Name -> breaker: the same name is the same breaker, in the whole process.
 
 Beside the breakers of this library it knows those of others that were bridged: they have series,
-and their names are taken, and that is all. It keeps none of them alive.
+and their names are taken, and that is all. They go when their owners are gone.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.reading import Source
@@ -26,7 +26,7 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._breakers: dict[str, CircuitBreaker] = {}
-        self._bridged: WeakValueDictionary[str, Source] = WeakValueDictionary()
+        self._bridged: dict[str, tuple[Source, ref[object]]] = {}
 
     def get(self, name: str) -> CircuitBreaker | None:
         """The breaker with this name, or None."""
@@ -39,7 +39,7 @@ class Registry:
         Raises ContradictionError if it differs, or if a bridged breaker has the name.
         """
         with self._lock:
-            if breaker.name in self._bridged:
+            if breaker.name in self._still_bridged():
                 raise _taken(breaker.name, "a bridged breaker of another library")
             existing = self._breakers.setdefault(breaker.name, breaker)
         if existing is not breaker:
@@ -56,26 +56,33 @@ class Registry:
         with self._lock:
             self._breakers.clear()
 
-    def bridge(self, source: Source) -> None:
-        """Show a breaker of another library, as long as somebody keeps it. Raises
+    def bridge(self, source: Source, owner: object) -> None:
+        """Show a breaker of another library, as long as somebody keeps its owner. Raises
         ContradictionError if its name is taken.
         """
         with self._lock:
             if source.name in self._breakers:
                 raise _taken(source.name, "a breaker of breakerscope")
-            if self._bridged.setdefault(source.name, source) is not source:
+            if source.name in self._still_bridged():
                 raise _taken(source.name, "another bridged breaker")
+            self._bridged[source.name] = source, ref(owner)
 
     def unbridge(self, source: Source) -> None:
         """Forget a bridged breaker, and with it its series in the metrics."""
         with self._lock:
-            if self._bridged.get(source.name) is source:
+            if source.name in self._bridged and self._bridged[source.name][0] is source:
                 del self._bridged[source.name]
 
     def shown(self) -> list[Source]:
         """All that have series in the metrics: the breakers, and the bridged ones."""
         with self._lock:
-            return [*self._breakers.values(), *self._bridged.values()]
+            return [*self._breakers.values(), *self._still_bridged().values()]
+
+    def _still_bridged(self) -> dict[str, Source]:
+        """Looked through when asked: an owner may go at any moment, also under this lock."""
+        if self._bridged:
+            self._bridged = {n: pair for n, pair in self._bridged.items() if pair[1]() is not None}
+        return {name: source for name, (source, _) in self._bridged.items()}
 
     def __iter__(self) -> Iterator[CircuitBreaker]:
         with self._lock:

@@ -10,6 +10,7 @@ import gc
 import os
 import random
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ from breakerscope import (
     bridges,
     catalogue,
 )
+from breakerscope.breaker import BreakerNameError, CircuitBreaker
 from breakerscope.bridges import BridgeError
 from breakerscope.bridges.foreign import ForeignBreaker
 from breakerscope.bridges.libraries import (
@@ -672,6 +674,9 @@ def test_a_dropped_breaker_is_collected_and_its_series_go(kind: Kind, world: Wor
     handle = world.join(kind, target)
     kind.protect(target, good)()
     assert world.families()
+    # The files of many processes go on with what was there before.
+    totals = Totals(Layout(PARTS_TO_MERGE), MetricsSettings(), _Cell, room=10)
+    totals.update(world.registry.shown())
     if kind.library is CIRCUITBREAKER:
         # The library itself keeps each breaker that protects a function.
         import circuitbreaker
@@ -719,6 +724,43 @@ def test_a_missing_library_is_named_with_the_command(
         f"bridges.{kind.library.module}.attach needs {name};"
         f" run: pip install 'breakerscope[{name}]'"
     )
+
+
+def test_a_name_is_taken_by_ours_or_by_theirs() -> None:
+    world, (kind, *_) = World(), KINDS
+    world.registry.add(CircuitBreaker(CIRCUIT, hub=world.hub))
+    target = kind.make(60)
+    with pytest.raises(ContradictionError, match="a breaker of breakerscope has this name"):
+        world.join(kind, target)
+    world.registry.remove(CIRCUIT)
+    with world.join(kind, target):
+        with pytest.raises(ContradictionError, match="a bridged breaker of another library"):
+            world.registry.add(CircuitBreaker(CIRCUIT, hub=world.hub))
+    world.registry.add(CircuitBreaker(CIRCUIT, hub=world.hub))
+
+
+@each_kind
+def test_an_impossible_name_is_refused_and_nothing_is_changed(kind: Kind, world: World) -> None:
+    if kind.library is PURGATORY:
+        pytest.skip("its circuits have their names")
+    target = kind.make(60)
+    before = type(kind.watched(target)), dict(getattr(target, "__dict__", {}))
+    for name in ("", "  ", None):
+        with pytest.raises(BreakerNameError):
+            kind.attach(target, name=name, hub=world.hub, registry=world.registry)
+    assert (type(kind.watched(target)), dict(getattr(target, "__dict__", {}))) == before
+
+
+def test_to_import_the_bridges_imports_no_library() -> None:
+    program = (
+        "import sys, breakerscope.bridges as bridges;"
+        "from breakerscope.bridges.libraries import LIBRARIES;"
+        "print([each.module for each in LIBRARIES if each.module in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert ran.stdout.strip() == "[]"
 
 
 def test_all_libraries_are_tested() -> None:

@@ -12,18 +12,14 @@ which a protected function asks before each call.
 from __future__ import annotations
 
 import sys
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Unpack
 from weakref import ref
 
-from breakerscope.bridges.foreign import Call, Look, current, policy_of
+from breakerscope.bridges.foreign import BLIND, Blocks, Call, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import CIRCUITBREAKER
 from breakerscope.events import State
-
-_blocks: ContextVar[tuple[Call, ...]] = ContextVar("breakerscope_circuitbreaker", default=())
-"""The `with` blocks of users that this thread or task is in."""
 
 
 def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Bridge:
@@ -51,10 +47,12 @@ class _Hook:
         self._before: type = type(breaker)
         # By frame where the library opens the block: generators come and go in any order.
         self.calls: dict[int, list[Call]] = {}
-        self.open_blocks: list[Call] = []
+        self.blocks = Blocks()
 
         def look() -> Look:
             there: Any = known()
+            if there is None:
+                return BLIND
             wait = there._recovery_timeout
             return Look(
                 open_wait=float(wait),
@@ -62,7 +60,7 @@ class _Hook:
                 policy=policy_of(CIRCUITBREAKER.name, there._failure_threshold, wait),
             )
 
-        self.foreign = shop.show(name, State(breaker._state), look)
+        self.foreign = shop.show(self, name, State(breaker._state), look)
         self.handle = Bridge(name, self)
         self._watched = _watched(self._before, self, library)
         breaker.__class__ = self._watched
@@ -81,8 +79,7 @@ class _Hook:
         if frame is not None:
             self.calls.setdefault(frame, []).append(call)
         else:
-            _blocks.set((*_blocks.get(), call))
-            self.open_blocks.append(call)
+            self.blocks.enter(call)
 
     def left(self, frame: int | None) -> Call | None:
         if frame is not None:
@@ -93,14 +90,7 @@ class _Hook:
             if not calls:
                 del self.calls[frame]
             return call
-        stack = _blocks.get()
-        for at in range(len(stack) - 1, -1, -1):
-            if stack[at].foreign is self.foreign:
-                _blocks.set(stack[:at] + stack[at + 1 :])
-                self.open_blocks.remove(stack[at])
-                return stack[at]
-        # Entered elsewhere: some block of this breaker ends.
-        return self.open_blocks.pop() if self.open_blocks else None
+        return self.blocks.leave()
 
     def asked(self, *, opened: bool, fallback: object) -> None:
         call = self.foreign.ask()
@@ -161,7 +151,7 @@ def _watched(kind: Any, hook: _Hook, library: dict[str, Any]) -> type:
                 raise
             else:
                 call.passed = True
-                hook.foreign.saw(State(self._state))
+                hook.foreign.saw(self._state)
                 return swallowed
             finally:
                 current.set(outer)

@@ -154,13 +154,14 @@ class ForeignBreaker:
         """A call asks."""
         return Call(self)
 
-    def saw(self, new: State, trip: Cause = Cause.CONSECUTIVE_FAILURES) -> None:
+    def saw(self, new: str, trip: Cause = Cause.CONSECUTIVE_FAILURES) -> None:
         """The library is in this state now. `trip` is the rule that opens it after a failure."""
-        if new is not self.state:
+        if new != self.state:
             self._changed(new, trip)
 
     @harmless
-    def _changed(self, new: State, trip: Cause) -> None:
+    def _changed(self, name: str, trip: Cause) -> None:
+        new = State(name)
         call = current.get()
         if call is not None and call.foreign is not self:
             call = None
@@ -228,7 +229,7 @@ class ForeignBreaker:
         routes = self._routes
         succeeded = outcome is Outcome.SUCCESS
         listeners = routes.successes if succeeded else routes.settled[outcome]
-        wanted = listeners and [s for guard, s in listeners if guard is None or guard()]
+        wanted = [s for guard, s in listeners if guard is None or guard()] if listeners else []
         exemplar = None
         if (self._exemplar_due or outcome is Outcome.FAILURE) and self.hub.traced():
             self._exemplar_due = False
@@ -470,6 +471,33 @@ class DroppableCall(Call):
 
 current: ContextVar[Call | None] = ContextVar("breakerscope_foreign_call", default=None)
 """The call on whose behalf a library works just now."""
+
+
+class Blocks:
+    """The `with` blocks of one breaker that are open, each by the thread or task that is in it."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Call] = {}
+
+    def enter(self, call: Call) -> None:
+        """A block begins."""
+        self._open[id(call)] = call
+        _stack.set((*_stack.get(), call))
+
+    def leave(self) -> Call | None:
+        """The block that ends; None if none is known. One that was begun elsewhere is any one."""
+        stack = _stack.get()
+        for at in range(len(stack) - 1, -1, -1):
+            if (call := self._open.pop(id(stack[at]), None)) is not None:
+                _stack.set(stack[:at] + stack[at + 1 :])
+                return call
+        try:
+            return self._open.popitem()[1]
+        except KeyError:
+            return None
+
+
+_stack: ContextVar[tuple[Call, ...]] = ContextVar("breakerscope_foreign_blocks", default=())
 
 
 def _cause(old: State, new: State, trip: Cause, call: Call | None) -> Cause:

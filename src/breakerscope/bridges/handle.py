@@ -54,8 +54,11 @@ class Shop:
         if self.registry is default_registry:
             set_up_once()
 
-    def show(self, name: Any, state: State, look: Callable[[], Look]) -> ForeignBreaker:
-        """A foreign breaker of this name. Raises BreakerNameError, LabelError or, if the name is
+    def show(
+        self, owner: Hook, name: Any, state: State, look: Callable[[], Look]
+    ) -> ForeignBreaker:
+        """A foreign breaker of this name, shown as long as its owner lives; so `look` must not keep
+        that alive. Raises BreakerNameError, LabelError or, if the name is
         taken, ContradictionError.
         """
         if not isinstance(name, str) or not name.strip():
@@ -70,7 +73,7 @@ class Shop:
             labels=self._labels,
             look=look,
         )
-        self.registry.bridge(foreign)
+        self.registry.bridge(foreign, owner)
         return foreign
 
 

@@ -13,8 +13,9 @@ one it had.
 from __future__ import annotations
 
 from typing import Any, Unpack
+from weakref import ref
 
-from breakerscope.bridges.foreign import Call, Look, current, policy_of
+from breakerscope.bridges.foreign import BLIND, Call, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import INTERLOCK
 from breakerscope.events import Cause, Outcome, State
@@ -56,7 +57,13 @@ class _Hook:
             slow_call=config.slow_call_duration_threshold,
             slow_call_rate=config.slow_call_rate_threshold,
         )
-        self.foreign = shop.show(name, _state(engine.state), lambda: _look(engine, policy))
+        known = ref(self)
+
+        def look() -> Look:
+            hook = known()
+            return BLIND if hook is None else _look(hook._engine, policy)
+
+        self.foreign = shop.show(self, name, _state(engine.state), look)
         self.handle = Bridge(name, self)
         self._watched = _watched(self._before, self)
         self.ears = _Ears(self, engine._listener)

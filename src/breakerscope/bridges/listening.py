@@ -37,7 +37,7 @@ class Listener:
         self._shop = shop
         self._breaker = known
         self._state_of = state_of
-        self.foreign = shop.show(name, state_of(breaker._state), lambda: look(known()))
+        self.foreign = shop.show(self, name, state_of(breaker._state), lambda: look(known()))
         self.handle = Bridge(name, self)
         self._doors = {"call": _door(self, breaker)}
         if shop.library.name != "pybreaker":

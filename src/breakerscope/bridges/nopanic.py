@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import sys
 from typing import Any, Unpack
+from weakref import ref
 
-from breakerscope.bridges.foreign import Call, Look, current, policy_of
+from breakerscope.bridges.foreign import BLIND, Call, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import NO_SLOW_CALLS, NOPANIC
 from breakerscope.events import Cause, State
@@ -57,7 +58,13 @@ class _Hook:
             slow_call=slow,
             slow_call_rate=None if slow is None else breaker.slow_call_threshold,
         )
-        self.foreign = shop.show(name, State(breaker._state), lambda: _look(breaker, policy))
+        known = ref(self)
+
+        def look() -> Look:
+            hook = known()
+            return BLIND if hook is None else _look(hook._breaker, policy)
+
+        self.foreign = shop.show(self, name, State(breaker._state), look)
         self.handle = Bridge(name, self)
         self._watched = _watched(self._before, self, refusal)
         breaker.__class__ = self._watched
@@ -139,7 +146,7 @@ def _watched(kind: Any, hook: _Hook, refusal: type[Exception]) -> type:
         def _fire(self, events: Any, *args: Any) -> Any:
             if not hook.closed:
                 for _, new in events:
-                    foreign.saw(State(new), self._breakerscope_trip())
+                    foreign.saw(new, self._breakerscope_trip())
             return super()._fire(events, *args)
 
         def _breakerscope_judge(self, judge: Any, admitted: str, elapsed: Any) -> Any:

@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextvars import ContextVar
 from functools import wraps
 from types import TracebackType
 from typing import Any, Unpack
 from weakref import ref
 
-from breakerscope.bridges.foreign import Call, ForeignBreaker, Look, current, policy_of
+from breakerscope.bridges.foreign import Blocks, Call, ForeignBreaker, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import PURGATORY
 from breakerscope.events import State
 
 _STATES = {"closed": State.CLOSED, "opened": State.OPEN, "half-opened": State.HALF_OPEN}
-_blocks: ContextVar[tuple[Call, ...]] = ContextVar("breakerscope_purgatory", default=())
 
 
 def attach(factory: Any, /, name: str = "", **options: Unpack[BridgeOptions]) -> Bridge:
@@ -80,7 +78,7 @@ class _Hook:
                 if circuit not in self._circuits:
                     prefix, last = self.handle.name, _Last(context)
                     name = f"{prefix}:{circuit}" if prefix else circuit
-                    foreign = self._shop.show(name, _STATES[context.state], last)
+                    foreign = self._shop.show(self, name, _STATES[context.state], last)
                     self._circuits[circuit] = foreign, last
         return self._circuits[circuit]
 
@@ -125,7 +123,7 @@ class _Watched:
     def __init__(self, context: Any, foreign: ForeignBreaker, last: _Last) -> None:
         self._context = context
         self._foreign = foreign
-        self._open_blocks: list[Call] = []
+        self._blocks = Blocks()
         last.context = context
 
     def __getattr__(self, name: str) -> Any:
@@ -150,8 +148,7 @@ class _Watched:
             call.admit()
         finally:
             current.set(outer)
-        _blocks.set((*_blocks.get(), call))
-        self._open_blocks.append(call)
+        self._blocks.enter(call)
         return self
 
     def __exit__(
@@ -161,7 +158,7 @@ class _Watched:
         traceback: TracebackType | None,
     ) -> Any:
         context = self._context
-        call = self._left()
+        call = self._blocks.leave()
         if call is None:
             return context.__exit__(kind, error, traceback)
         outer = current.get()
@@ -188,15 +185,6 @@ class _Watched:
         state = _STATES.get(self._context.state)
         if state is not None:
             self._foreign.saw(state)
-
-    def _left(self) -> Call | None:
-        stack = _blocks.get()
-        for at in range(len(stack) - 1, -1, -1):
-            if stack[at] in self._open_blocks:
-                _blocks.set(stack[:at] + stack[at + 1 :])
-                self._open_blocks.remove(stack[at])
-                return stack[at]
-        return self._open_blocks.pop() if self._open_blocks else None
 
 
 class _Judged:
