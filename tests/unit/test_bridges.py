@@ -46,12 +46,13 @@ from breakerscope.bridges.libraries import (
     PURGATORY,
     PYBREAKER,
 )
-from breakerscope.catalogue import Metric, SpanEventName
+from breakerscope.catalogue import LogEvent, Metric, SpanEventName
 from breakerscope.hub import Hub
 from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError, Registry
-from breakerscope.telemetry import otel_metrics, traces
+from breakerscope.telemetry import logs, otel_metrics, traces
 from breakerscope.telemetry.errors import MissingExtraError
+from breakerscope.telemetry.log_settings import LogSettings
 from breakerscope.telemetry.metrics import BreakerCollector
 from breakerscope.telemetry.series import PARTS_TO_MERGE, Layout
 from breakerscope.telemetry.settings import MetricsSettings
@@ -535,6 +536,29 @@ def test_fallbacks_of_circuitbreaker_are_told(world: World) -> None:
         assert world.calls()[Outcome.REJECTED] == 2
 
 
+@each_kind
+def test_log_lines_add_up(kind: Kind, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="breakerscope")
+    target = kind.make(60)
+    lines = logs.attach(world.hub, LogSettings(rejections_every=60))
+    with world.join(kind, target):
+        trip(kind, target)
+        for _ in range(5):
+            ending(kind.protect(target, good))
+        lines.close(world.registry.shown(), wait=5)
+        calls = world.calls()
+    of: Counter[str] = Counter()
+    for record in caplog.records:
+        name = record.getMessage().partition(" ")[0]
+        of[name] += getattr(record, "breakerscope_rejections", 1)
+        assert getattr(record, "breakerscope_breaker", None) == CIRCUIT
+    assert of == {
+        LogEvent.CALL_FAILED.value: calls[Outcome.FAILURE],
+        LogEvent.CALL_REJECTED.value: calls[Outcome.REJECTED],
+        LogEvent.STATE_CHANGED.value: 1,
+    }
+
+
 # -- nothing is disturbed --------------------------------------------------------------------------
 
 
@@ -733,9 +757,9 @@ def test_a_name_is_taken_by_ours_or_by_theirs() -> None:
     with pytest.raises(ContradictionError, match="a breaker of breakerscope has this name"):
         world.join(kind, target)
     world.registry.remove(CIRCUIT)
-    with world.join(kind, target):
-        with pytest.raises(ContradictionError, match="a bridged breaker of another library"):
-            world.registry.add(CircuitBreaker(CIRCUIT, hub=world.hub))
+    bridge, taken = world.join(kind, target), "a bridged breaker of another library"
+    with bridge, pytest.raises(ContradictionError, match=taken):
+        world.registry.add(CircuitBreaker(CIRCUIT, hub=world.hub))
     world.registry.add(CircuitBreaker(CIRCUIT, hub=world.hub))
 
 

@@ -134,7 +134,8 @@ PYBREAKER = Library(
     untold=ALWAYS_UNTOLD | NO_WINDOW | NO_FALLBACKS,
     changes=_changes(_IN_A_ROW, (CLOSED, OPEN, HALF_OPEN)),
     limits=(
-        "Calls through `call_async` (Tornado) are not seen; the changes of state they cause are.",
+        "Calls through `call_async` (Tornado) are not seen.",
+        "The changes of state that those cause are seen, with a cause as if by hand.",
         "A cancelled call is a `failure`, for pybreaker counts it so.",
     ),
 )
