@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Unpack
 from weakref import ref
@@ -45,6 +46,8 @@ def attach(factory: Any, /, name: str = "", **options: Unpack[BridgeOptions]) ->
 class _Hook:
     def __init__(self, shop: Shop, factory: Any, name: str) -> None:
         self.closed = False
+        # The state of an open circuit is itself the exception.
+        self.refusal: type[Exception] = import_module("purgatory.domain.model").OpenedState
         self.hub = shop.hub
         self._shop = shop
         self._factory = ref(factory)
@@ -68,7 +71,7 @@ class _Hook:
             except Exception as error:
                 self.hub.count_error("bridges", error)
             else:
-                breaker.context = _Watched(breaker.context, foreign, last)
+                breaker.context = _Watched(self, breaker.context, foreign, last)
         return breaker
 
     def _circuit(self, context: Any) -> tuple[ForeignBreaker, _Last]:
@@ -120,7 +123,8 @@ class _Last:
 class _Watched:
     """Stands in front of a context; what it does not know itself, the context knows."""
 
-    def __init__(self, context: Any, foreign: ForeignBreaker, last: _Last) -> None:
+    def __init__(self, hook: _Hook, context: Any, foreign: ForeignBreaker, last: _Last) -> None:
+        self._hook = hook
         self._context = context
         self._foreign = foreign
         self._blocks = Blocks()
@@ -131,6 +135,9 @@ class _Watched:
 
     def __enter__(self) -> Any:
         context, foreign = self._context, self._foreign
+        if self._hook.closed:
+            context.__enter__()
+            return self
         call = foreign.ask()
         outer = current.get()
         current.set(call)
@@ -138,8 +145,7 @@ class _Watched:
             context.__enter__()
         except BaseException as error:
             self._saw()
-            # The state of an open circuit is itself the exception.
-            if error is context._state:
+            if isinstance(error, self._hook.refusal):
                 call.reject()
             call.end(error)
             raise
