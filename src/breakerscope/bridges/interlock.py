@@ -131,6 +131,8 @@ class _Ears:
         hook = self._hook
         if not hook.closed and (new := _STATES.get(str(told["new"].value).lower())) is not None:
             hook.foreign.saw(new, hook.trip())
+            # Told outside the library's lock: threads may come in another order.
+            hook.foreign.saw(_state(hook._engine.state))
         self._forward("on_state_change", told)
 
     def _forward(self, hook: str, told: dict[str, Any]) -> None:

@@ -147,6 +147,9 @@ def _watched(kind: Any, hook: _Hook, refusal: type[Exception]) -> type:
             if not hook.closed:
                 for _, new in events:
                     foreign.saw(new, self._breakerscope_trip())
+                if events:
+                    # Told outside the library's lock: threads may come in another order.
+                    foreign.saw(self._state)
             return super()._fire(events, *args)
 
         def _breakerscope_judge(self, judge: Any, admitted: str, elapsed: Any) -> Any:
