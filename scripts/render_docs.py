@@ -8,9 +8,12 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from breakerscope.bridges.libraries import LIBRARIES, Library
+from breakerscope.catalogue import BREAKER
+from breakerscope.catalogue import METRICS as ALL_METRICS
 from breakerscope.codec import event_schema
 from breakerscope.events import Cause, State
-from breakerscope.machine import TRANSITIONS
+from breakerscope.machine import TRANSITIONS, TRIPS
 from breakerscope.reference import (
     as_json,
     differences,
@@ -21,12 +24,14 @@ from breakerscope.reference import (
 
 ROOT = Path(__file__).resolve().parent.parent
 SEMANTICS = ROOT / "docs" / "semantics.md"
+BRIDGES = ROOT / "docs" / "bridges.md"
 METRICS = ROOT / "docs" / "metrics.md"
 EVENTS = ROOT / "docs" / "events.md"
 LOCK = ROOT / "docs" / "catalogue.lock.json"
 CHANGES = ROOT / "CHANGELOG.md"
 DIAGRAM = ROOT / "docs" / "images" / "states.svg"
 SCHEMA = ROOT / "src" / "breakerscope" / "events.schema.json"
+METRICS_OF_BREAKERS = [metric for metric in ALL_METRICS if BREAKER in metric.labels]
 BY_HAND = {Cause.FORCE_OPEN, Cause.DISABLE, Cause.RESET, Cause.RELEASE, Cause.ADOPT}
 
 
@@ -80,7 +85,30 @@ def table() -> str:
     return "\n".join(["| cause | changes |", "| --- | --- |", *rows])
 
 
-PARTS = {"transitions": table}
+def bridges() -> str:
+    """What the breakers of other libraries can tell."""
+    untold = [m for m in METRICS_OF_BREAKERS if any(m in each.untold for each in LIBRARIES)]
+    rows = [
+        ["versions from", *(each.oldest for each in LIBRARIES)],
+        *(
+            [f"`{m.name}`", *("absent" if m in each.untold else "yes" for each in LIBRARIES)]
+            for m in untold
+        ),
+        ["all other metrics of a breaker", *("yes" for _ in LIBRARIES)],
+        ["causes of opening", *(_trips(each) for each in LIBRARIES)],
+    ]
+    head = ["", *(each.name for each in LIBRARIES)]
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    limits = [f"- {each.name}: {limit}" for each in LIBRARIES for limit in each.limits]
+    return "\n".join([*lines, "", *limits])
+
+
+def _trips(library: Library) -> str:
+    trips = sorted({c.value for old, new, c in library.changes if c in TRIPS and new is State.OPEN})
+    return ", ".join(f"`{trip}`" for trip in trips)
+
+
+PARTS = {"transitions": table, "bridges": bridges}
 
 
 def rendered(text: str) -> str:
@@ -105,6 +133,7 @@ def files() -> dict[Path, str]:
     return {
         SEMANTICS: rendered(SEMANTICS.read_text(encoding="utf-8")),
         DIAGRAM: diagram(),
+        BRIDGES: rendered(BRIDGES.read_text(encoding="utf-8")),
         METRICS: metrics_page(),
         EVENTS: events_page(),
         LOCK: as_text(as_json()),

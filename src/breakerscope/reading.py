@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+from breakerscope.catalogue import Metric
 from breakerscope.events import Cause, Outcome, State
 from breakerscope.ledger import Durations
 from breakerscope.machine import Figures
@@ -18,6 +20,9 @@ class Reading:
     Counters are totals since the breaker was made (in this process). Times are seconds, ratios run
     from 0 to 1 and are None below the minimum number of calls. `open_wait` is the wait of the last
     opening; before the first one, that of the policy.
+
+    A breaker of another library (see `bridges`) names in `untold` the metrics that it cannot tell,
+    and in `changes` all changes of state that it can make; None: those of the policy.
     """
 
     breaker: str
@@ -35,9 +40,29 @@ class Reading:
     fallbacks: Mapping[Outcome, int]
     transitions: Mapping[tuple[State, State, Cause], int]
     state_seconds: Mapping[State, float]
+    untold: frozenset[Metric] = frozenset()
+    changes: tuple[tuple[State, State, Cause], ...] | None = None
 
     @property
     def calls(self) -> dict[Outcome, int]:
         """How many calls ended in each outcome."""
         settled = {outcome: sum(of.counts) for outcome, of in self.durations.items()}
         return settled | {Outcome.REJECTED: self.rejected}
+
+
+class Source(Protocol):
+    """What has series of its own in the metrics: a breaker of ours, or a bridged one."""
+
+    @property
+    def name(self) -> str:
+        """The label `breaker` in all telemetry."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Labels of its metrics, besides those of the set-up."""
+        ...
+
+    def read(self) -> Reading:
+        """Everything at this moment."""
+        ...
