@@ -15,7 +15,8 @@ BENCH_VENV := .venv-bench
 BENCH_PYTHON ?= $(shell for p in python3.13 python3.12 $$HOME/.pyenv/versions/3.1[2-9]*/bin/python python3; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help demo test lint types imports unit mutate bench bench-quick docs docs-parts docs-outage dashboards preview servers clean
+.PHONY: help demo test lint types imports unit mutate bench bench-quick docs docs-parts docs-outage dashboards preview servers stack stack-native \
+	stack-down clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +50,7 @@ types: $(VENV)/.dev ## types, by mypy and by pyright
 imports: $(VENV)/.dev ## architecture: which module may import which
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.dev ## the documentation site, into build/site; a warning or a broken link fails
+docs: $(VENV)/.dev ## build the documentation site into build/site; a broken link is an error
 	$(BIN)/python scripts/build_docs.py
 
 docs-parts: $(VENV)/.dev ## render what the documents say about the code
@@ -63,6 +64,15 @@ dashboards: $(VENV)/.dev ## render dashboards/ and alerts/ from the code
 
 preview: $(VENV)/.dev servers ## draw the dashboards from an outage of the demo, without Grafana; ARGS="--out DIR"
 	$(BIN)/python -m tests.dashboards.preview $(ARGS)
+
+stack: ## the demo with Prometheus, Alertmanager, Grafana and Jaeger in containers; docs/stack.md
+	@"$(or $(PYTHON),python3)" scripts/stack.py up $(ARGS)
+
+stack-native: $(VENV)/.demo ## the demo with Prometheus and Alertmanager, without containers; Ctrl-C ends it
+	@$(BIN)/python scripts/stack.py native
+
+stack-down: ## stop the containers of `make stack` and remove their data
+	@"$(or $(PYTHON),python3)" scripts/stack.py down $(ARGS)
 
 servers: ## install the servers that the tests talk to, where that is possible
 	@bash scripts/install_servers.sh

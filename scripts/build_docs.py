@@ -48,8 +48,8 @@ def gather() -> None:
         target = SOURCE / page
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(for_the_site((ROOT / page).read_text(encoding="utf-8")), encoding="utf-8")
-    shutil.copytree(ROOT / "docs" / "images", SOURCE / "docs" / "images")
-    shutil.copy(ROOT / "docs" / "site.css", SOURCE / "docs" / "site.css")
+    for folder in ("assets", "images"):
+        shutil.copytree(ROOT / "docs" / folder, SOURCE / "docs" / folder)
 
 
 class Page(HTMLParser):

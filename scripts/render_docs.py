@@ -8,9 +8,12 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from breakerscope.bridges.libraries import LIBRARIES, Library
+from breakerscope.catalogue import BREAKER
+from breakerscope.catalogue import METRICS as ALL_METRICS
 from breakerscope.codec import event_schema
 from breakerscope.events import Cause, State
-from breakerscope.machine import TRANSITIONS
+from breakerscope.machine import TRANSITIONS, TRIPS
 from breakerscope.reference import (
     as_json,
     differences,
@@ -21,73 +24,56 @@ from breakerscope.reference import (
 
 ROOT = Path(__file__).resolve().parent.parent
 SEMANTICS = ROOT / "docs" / "semantics.md"
-STATES = ROOT / "docs" / "images" / "states.svg"
+BRIDGES = ROOT / "docs" / "bridges.md"
 METRICS = ROOT / "docs" / "metrics.md"
 EVENTS = ROOT / "docs" / "events.md"
 LOCK = ROOT / "docs" / "catalogue.lock.json"
 CHANGES = ROOT / "CHANGELOG.md"
+DIAGRAM = ROOT / "docs" / "images" / "states.svg"
 SCHEMA = ROOT / "src" / "breakerscope" / "events.schema.json"
+METRICS_OF_BREAKERS = [metric for metric in ALL_METRICS if BREAKER in metric.labels]
 BY_HAND = {Cause.FORCE_OPEN, Cause.DISABLE, Cause.RESET, Cause.RELEASE, Cause.ADOPT}
 
 
 def diagram() -> str:
-    """The changes that a breaker makes by itself, as a picture that needs nothing to be shown."""
+    """The changes that a breaker makes by itself, as a picture (SVG)."""
     causes: defaultdict[tuple[State, State], list[str]] = defaultdict(list)
     for old, new, cause in sorted(TRANSITIONS):
         if cause not in BY_HAND:
             causes[old, new].append(cause.value)
-    parts = [START, *(arrow(*change, why) for change, why in causes.items()), *map(box, BOXES)]
-    return "\n".join([HEAD, *parts, "</svg>", ""])
+    if set(causes) != set(ARROWS):
+        raise SystemExit(f"the picture of the states knows {set(ARROWS)}, the code {set(causes)}")
+    shapes = [
+        f'<rect x="{x - 60}" y="{y - 20}" width="120" height="40" rx="8"/>'
+        f'<text x="{x}" y="{y + 5}" class="state">{state.value}</text>'
+        for state, (x, y) in PLACES.items()
+    ]
+    for change, (path, x, y) in ARROWS.items():
+        shapes.append(f'<path d="{path}" marker-end="url(#arrow)"/>')
+        shapes += [
+            f'<text x="{x}" y="{y + 17 * line}">{cause}</text>'
+            for line, cause in enumerate(causes[change])
+        ]
+    return "\n".join([SVG_HEAD, *shapes, "</svg>", ""])
 
 
-BOXES = {State.CLOSED: (110, 90), State.OPEN: (610, 90), State.HALF_OPEN: (360, 270)}
-"""The middle of each state."""
-LABELS = {
-    (State.CLOSED, State.OPEN): (360, 54, "middle"),
-    (State.OPEN, State.HALF_OPEN): (592, 185, "end"),
-    (State.HALF_OPEN, State.OPEN): (432, 160, "end"),
-    (State.HALF_OPEN, State.CLOSED): (136, 190, "start"),
-}
-"""Where the causes of a change stand."""
+PLACES = {State.CLOSED: (90, 90), State.OPEN: (510, 90), State.HALF_OPEN: (300, 230)}
 ARROWS = {
-    (State.CLOSED, State.OPEN): "M180 90 H532",
-    (State.OPEN, State.HALF_OPEN): "M625 118 C620 200 560 270 438 270",
-    (State.HALF_OPEN, State.OPEN): "M400 242 C420 170 470 130 534 106",
-    (State.HALF_OPEN, State.CLOSED): "M290 270 C170 270 100 200 104 126",
+    (State.CLOSED, State.OPEN): ("M150 90 H444", 300, 28),
+    (State.OPEN, State.HALF_OPEN): ("M530 110 C530 180 470 235 366 235", 565, 190),
+    (State.HALF_OPEN, State.OPEN): ("M340 210 C380 155 430 130 472 114", 345, 160),
+    (State.HALF_OPEN, State.CLOSED): ("M240 230 C150 225 90 190 90 116", 60, 200),
 }
-"""A change that has no place here is an error: the picture would hide it."""
-HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 320" width="720" role="img"
-  aria-label="closed, open, half-open: the states and what changes them">
-<style>
-  text { font: 13px ui-monospace, monospace; fill: #333 }
-  .state { font: bold 17px system-ui, sans-serif; fill: #fff; text-anchor: middle }
-  path { fill: none; stroke: #555; stroke-width: 1.6; marker-end: url(#tip) }
-</style>
-<defs><marker id="tip" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="8" markerHeight="8"
-  orient="auto"><path d="M0 0 L10 5 L0 10 z" style="fill: #555; marker-end: none" /></marker></defs>
-<rect width="720" height="320" rx="10" fill="#fff" stroke="#ddd" />"""
-START = '<circle cx="110" cy="26" r="6" fill="#555" /><path d="M110 32 V56" />'
-COLOURS = {State.CLOSED: "#1a7f4b", State.OPEN: "#c0392b", State.HALF_OPEN: "#b7791f"}
-
-
-def box(state: State) -> str:
-    """A state."""
-    x, y = BOXES[state]
-    return (
-        f'<rect x="{x - 70}" y="{y - 28}" width="140" height="56" rx="8" fill="{COLOURS[state]}" />'
-        f'<text class="state" x="{x}" y="{y + 6}">{state.value}</text>'
-    )
-
-
-def arrow(old: State, new: State, causes: list[str]) -> str:
-    """A change, with its causes two to a line."""
-    x, y, anchor = LABELS[old, new]
-    lines = [" / ".join(causes[at : at + 2]) for at in range(0, len(causes), 2)]
-    text = "".join(
-        f'<text x="{x}" y="{y + 20 * row}" text-anchor="{anchor}">{line}</text>'
-        for row, line in enumerate(lines)
-    )
-    return f'<path d="{ARROWS[old, new]}" />{text}'
+"""Of each change: its line, and where the first of its causes stands."""
+SVG_HEAD = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="-20 0 660 265" width="660" height="265" \
+font-family="sans-serif" font-size="13" role="img">
+<title>closed, open, half_open, and the causes of each change</title>
+<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" \
+orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#6b7280" stroke="none"/></marker></defs>
+<style>rect { fill: #eef2ff; stroke: #4f46e5; stroke-width: 1.5 }
+path { fill: none; stroke: #6b7280; stroke-width: 1.5 }
+text { fill: #6b7280; text-anchor: middle } .state { fill: #1e1b4b; font-weight: bold }</style>"""
 
 
 def table() -> str:
@@ -99,7 +85,30 @@ def table() -> str:
     return "\n".join(["| cause | changes |", "| --- | --- |", *rows])
 
 
-PARTS = {"transitions": table}
+def bridges() -> str:
+    """What the breakers of other libraries can tell."""
+    untold = [m for m in METRICS_OF_BREAKERS if any(m in each.untold for each in LIBRARIES)]
+    rows = [
+        ["versions from", *(each.oldest for each in LIBRARIES)],
+        *(
+            [f"`{m.name}`", *("absent" if m in each.untold else "yes" for each in LIBRARIES)]
+            for m in untold
+        ),
+        ["all other metrics of a breaker", *("yes" for _ in LIBRARIES)],
+        ["causes of opening", *(_trips(each) for each in LIBRARIES)],
+    ]
+    head = ["", *(each.name for each in LIBRARIES)]
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    limits = [f"- {each.name}: {limit}" for each in LIBRARIES for limit in each.limits]
+    return "\n".join([*lines, "", *limits])
+
+
+def _trips(library: Library) -> str:
+    trips = sorted({c.value for old, new, c in library.changes if c in TRIPS and new is State.OPEN})
+    return ", ".join(f"`{trip}`" for trip in trips)
+
+
+PARTS = {"transitions": table, "bridges": bridges}
 
 
 def rendered(text: str) -> str:
@@ -122,8 +131,9 @@ def as_text(data: object) -> str:
 def files() -> dict[Path, str]:
     """Each rendered file, and what it should hold."""
     return {
-        STATES: diagram(),
         SEMANTICS: rendered(SEMANTICS.read_text(encoding="utf-8")),
+        DIAGRAM: diagram(),
+        BRIDGES: rendered(BRIDGES.read_text(encoding="utf-8")),
         METRICS: metrics_page(),
         EVENTS: events_page(),
         LOCK: as_text(as_json()),

@@ -35,7 +35,7 @@ from breakerscope.ledger import BucketsError
 from breakerscope.machine import Figures
 from breakerscope.per_key import BreakersPer, LimitError
 from breakerscope.policy import Policy, PolicyError
-from breakerscope.protect import Guard
+from breakerscope.protect import Exchange, Guard
 from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
@@ -75,6 +75,7 @@ __all__ = [
     "Event",
     "EventFormatError",
     "EventRoute",
+    "Exchange",
     "FallbackError",
     "FallbackUsed",
     "Figures",

@@ -47,8 +47,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     return start(
         Options(
             duration=arguments.duration,
+            repeat=arguments.repeat,
             headless=arguments.headless,
             metrics_port=arguments.metrics_port,
+            metrics_address=arguments.metrics_address,
             seed=arguments.seed,
             log_file=arguments.log_file,
             picture=arguments.picture,
@@ -93,10 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     add = demo.add_argument
     add("--duration", type=float, default=defaults.duration, metavar="SECONDS",
         help="how long the script takes, 3 to 3600 (default: %(default)g)")  # fmt: skip
+    add("--repeat", action="store_true",
+        help="begin the script again at its end, until stopped; with --headless")  # fmt: skip
     add("--headless", action="store_true",
         help="no live view; this is the default where stdout is not a terminal")  # fmt: skip
     add("--metrics-port", type=int, default=defaults.metrics_port, metavar="PORT",
-        help="where /metrics is served on 127.0.0.1 (default: 0, a free port)")  # fmt: skip
+        help="where /metrics is served (default: 0, a free port)")  # fmt: skip
+    add("--metrics-address", default=defaults.metrics_address, metavar="ADDRESS",
+        help="the IP address at which it is served (default: %(default)s)")  # fmt: skip
     add("--seed", type=int, metavar="NUMBER",
         help="the seed of all randomness (default: another one each time)")  # fmt: skip
     add("--log-file", metavar="FILE",

@@ -130,7 +130,8 @@ class StateChanged:
     `calls`, `failures` and `slow_calls` are what the window held. The ratios run from 0 to 1 and
     are None below the policy's minimum number of calls. `open_for` is the wait in seconds chosen
     for an opening, None otherwise. `rejected` counts the rejections of this breaker so far.
-    `reason` is the text given to a manual command.
+    `reason` is the text given to a manual command. Of a breaker of another library (see `bridges`)
+    a figure is None where the library keeps none.
     """
 
     breaker: str
@@ -139,10 +140,10 @@ class StateChanged:
     old: State
     new: State
     cause: Cause
-    calls: int
-    failures: int
-    slow_calls: int
-    consecutive_failures: int
+    calls: int | None
+    failures: int | None
+    slow_calls: int | None
+    consecutive_failures: int | None
     failure_ratio: float | None
     slow_call_ratio: float | None
     open_for: float | None

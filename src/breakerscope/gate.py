@@ -97,6 +97,8 @@ class CircuitBreakerOpenError(Exception):
         return self.args[2]  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
+        if len(self.args) != 3:  # made by somebody else, with a text of his own
+            return super().__str__()
         wait = "" if self.retry_after is None else f"; retry in {self.retry_after:.3g} s"
         return f"circuit breaker {self.breaker!r} is {self.state}{wait}"
 

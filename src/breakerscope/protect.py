@@ -285,6 +285,13 @@ class Protector:
         guard._given = guard._verdict = None
         return guard
 
+    def exchange(self) -> Exchange:
+        """One call in several steps, begun now; see `Exchange`.
+
+        Raises CircuitBreakerOpenError if the breaker refuses.
+        """
+        return Exchange(self, self._enter())
+
     def _enter(self) -> Pass:
         """The way in for a block."""
         try:
@@ -351,6 +358,54 @@ class Guard:
 
     async def __aexit__(self, cls: object, error: BaseException | None, traceback: object) -> None:
         self.__exit__(cls, error, traceback)
+
+
+class Exchange:
+    """One protected call in several steps: an answer that comes first, a body that comes later.
+
+    `with exchange:` is a step, as often as it takes, around sync or awaited work. What a step
+    raises ends the call and is sorted like any exception; `end` settles it by its result. The
+    duration is that of the steps, and the time between them is the reader's. An exchange that is
+    forgotten without an end was cancelled. After the end, steps and further ends do nothing. One
+    step at a time; `end` and `fail` may come from any thread.
+    """
+
+    __slots__ = ("_open", "_protector", "_spent", "_start")
+
+    def __init__(self, protector: Protector, given: Pass) -> None:
+        self._protector = protector
+        self._open = [given]
+        self._spent = self._start = 0.0
+
+    def _take(self) -> Pass | None:
+        """Who takes the pass out settles the call: `list.pop` is atomic."""
+        try:
+            return self._open.pop()
+        except IndexError:
+            return None
+
+    def end(self, result: object = None) -> None:
+        """The call returned `result`."""
+        if (given := self._take()) is not None:
+            self._protector._succeeded(given, self._spent, result)
+
+    def fail(self, error: BaseException) -> None:
+        """The call raised `error`."""
+        if (given := self._take()) is not None:
+            self._protector._failed(given, self._spent, error)
+
+    def __enter__(self) -> Self:
+        self._start = self._protector._now()
+        return self
+
+    def __exit__(self, cls: object, error: BaseException | None, traceback: object) -> None:
+        self._spent += self._protector._now() - self._start
+        if error is not None:
+            self.fail(error)
+
+    def __del__(self) -> None:
+        if (given := self._take()) is not None:
+            self._protector._failed(given, self._spent, GeneratorExit())
 
 
 async def _call_and_await(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

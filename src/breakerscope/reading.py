@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+from breakerscope.catalogue import Metric
 from breakerscope.events import Cause, Outcome, State
 from breakerscope.ledger import Durations
 from breakerscope.machine import Figures
@@ -35,6 +37,8 @@ class Reading:
         fallbacks: Uses of a fallback, by what it stood in for.
         transitions: Changes of state, by old state, new state and cause.
         state_seconds: The time spent in each state.
+        untold: The metrics that a breaker of another library (see `bridges`) cannot tell.
+        changes: All changes of state that such a breaker can make; None: those of the policy.
     """
 
     breaker: str
@@ -52,9 +56,29 @@ class Reading:
     fallbacks: Mapping[Outcome, int]
     transitions: Mapping[tuple[State, State, Cause], int]
     state_seconds: Mapping[State, float]
+    untold: frozenset[Metric] = frozenset()
+    changes: tuple[tuple[State, State, Cause], ...] | None = None
 
     @property
     def calls(self) -> dict[Outcome, int]:
         """How many calls ended in each outcome."""
         settled = {outcome: sum(of.counts) for outcome, of in self.durations.items()}
         return settled | {Outcome.REJECTED: self.rejected}
+
+
+class Source(Protocol):
+    """What has series of its own in the metrics: a breaker of ours, or a bridged one."""
+
+    @property
+    def name(self) -> str:
+        """The label `breaker` in all telemetry."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Labels of its metrics, besides those of the set-up."""
+        ...
+
+    def read(self) -> Reading:
+        """Everything at this moment."""
+        ...

@@ -1,11 +1,17 @@
-"""Name -> breaker: the same name is the same breaker, in the whole process."""
+"""Name -> breaker: the same name is the same breaker, in the whole process.
+
+Beside the breakers of this library it knows those of others that were bridged: they have series,
+and their names are taken, and that is all. They go when their owners are gone.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from weakref import ref
 
 from breakerscope.breaker import CircuitBreaker
+from breakerscope.reading import Source
 
 
 class ContradictionError(ValueError):
@@ -20,6 +26,7 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._breakers: dict[str, CircuitBreaker] = {}
+        self._bridged: dict[str, tuple[Source, ref[object]]] = {}
 
     def get(self, name: str) -> CircuitBreaker | None:
         """The breaker with this name, or None."""
@@ -29,9 +36,11 @@ class Registry:
         """Add a breaker, and return the one that now has this name.
 
         If one with the same policy, classification, buckets and labels was there before, it stays.
-        Raises ContradictionError if it differs.
+        Raises ContradictionError if it differs, or if a bridged breaker has the name.
         """
         with self._lock:
+            if breaker.name in self._still_bridged():
+                raise _taken(breaker.name, "a bridged breaker of another library")
             existing = self._breakers.setdefault(breaker.name, breaker)
         if existing is not breaker:
             _check_same(existing, breaker)
@@ -47,12 +56,44 @@ class Registry:
         with self._lock:
             self._breakers.clear()
 
+    def bridge(self, source: Source, owner: object) -> None:
+        """Show a breaker of another library, as long as somebody keeps its owner. Raises
+        ContradictionError if its name is taken.
+        """
+        with self._lock:
+            if source.name in self._breakers:
+                raise _taken(source.name, "a breaker of breakerscope")
+            if source.name in self._still_bridged():
+                raise _taken(source.name, "another bridged breaker")
+            self._bridged[source.name] = source, ref(owner)
+
+    def unbridge(self, source: Source) -> None:
+        """Forget a bridged breaker, and with it its series in the metrics."""
+        with self._lock:
+            if source.name in self._bridged and self._bridged[source.name][0] is source:
+                del self._bridged[source.name]
+
+    def shown(self) -> list[Source]:
+        """All that have series in the metrics: the breakers, and the bridged ones."""
+        with self._lock:
+            return [*self._breakers.values(), *self._still_bridged().values()]
+
+    def _still_bridged(self) -> dict[str, Source]:
+        """Looked through when asked: an owner may go at any moment, also under this lock."""
+        if self._bridged:
+            self._bridged = {n: pair for n, pair in self._bridged.items() if pair[1]() is not None}
+        return {name: source for name, (source, _) in self._bridged.items()}
+
     def __iter__(self) -> Iterator[CircuitBreaker]:
         with self._lock:
             return iter(list(self._breakers.values()))
 
     def __len__(self) -> int:
         return len(self._breakers)
+
+
+def _taken(name: str, by: str) -> ContradictionError:
+    return ContradictionError(f"breaker {name!r}: {by} has this name already; give another one")
 
 
 def _check_same(existing: CircuitBreaker, asked: CircuitBreaker) -> None:

@@ -231,4 +231,4 @@ def _attach_logs(undo: Undo, settings: LogSettings) -> None:
     from breakerscope.telemetry import logs
 
     lines = logs.attach(default_hub, settings)
-    undo.append(lambda: lines.close(default_registry, wait=CLOSE_SECONDS))
+    undo.append(lambda: lines.close(default_registry.shown(), wait=CLOSE_SECONDS))

@@ -144,3 +144,20 @@ def test_the_upstreams_die_with_a_demo_that_is_killed() -> None:
         process.kill()
         process.wait()
         until(lambda: not Path(f"/proc/{children[0]}/fd/0").exists())
+
+
+def test_the_script_begins_again_until_it_is_stopped() -> None:
+    with demo("--duration=3", "--repeat", "--metrics-address=0.0.0.0", "--seed=3") as process:
+        url = metrics_url(process)
+        assert process.stderr is not None
+        said: list[str] = []
+        for line in process.stderr:
+            if found := re.search(r"search (\w+)$", line):
+                said.append(found[1])
+            if said[1:].count("healthy") == 2:
+                break
+        assert httpx.get(url).status_code == 200
+        process.terminate()
+        check_end(process)
+    run = ["slow", "failing", "refusing", "failing", "healed"]
+    assert said == ["healthy", *run, "healthy", *run, "healthy"]

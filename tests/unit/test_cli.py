@@ -44,6 +44,16 @@ def test_all_problems_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--log-file -: allowed only with --headless" in err
 
 
+def test_an_address_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    err = refused(capsys, "demo", "--headless", "--metrics-address=localhost")
+    assert "--metrics-address 'localhost': allowed is an IP address of this machine" in err
+
+
+def test_repeating_with_the_live_view(capsys: pytest.CaptureFixture[str]) -> None:
+    err = refused(capsys, "demo", "--repeat")
+    assert "--repeat: allowed only with --headless, the live view shows one run" in err
+
+
 def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

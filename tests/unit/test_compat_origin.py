@@ -80,6 +80,11 @@ def fresh() -> Iterator[None]:
     _replaced.start_over()
 
 
+make_error: Any = CircuitBreakerOpenError
+make_any: Any = LLMCircuitBreaker
+"""For what a type checker refuses."""
+
+
 def fail(_value: object = None) -> None:
     raise ValueError
 
@@ -100,7 +105,8 @@ def fail_times(breaker: LLMCircuitBreaker, times: int) -> None:
         lambda: LLMCircuitBreaker(
             failure_threshold=3, timeout_seconds=60.0, success_threshold=2, fallback=None, name="x"
         ),
-        lambda: LLMCircuitBreaker("x", 60.0, 2, failure_threshold=3),
+        lambda: LLMCircuitBreaker("x", 3, 60.0, False, 2),
+        lambda: LLMCircuitBreaker("x", 3, 60.0, success_threshold=2),
         lambda: get_circuit_breaker(
             "x", failure_threshold=3, timeout_seconds=60.0, success_threshold=2
         ),
@@ -131,6 +137,18 @@ def test_defaults_are_those_of_the_guide() -> None:
     assert breaker.state is CircuitState.CLOSED
     fail_times(breaker, 1)
     assert breaker.state is CircuitState.OPEN
+
+
+def test_an_empty_threshold_is_the_default() -> None:
+    assert (
+        LLMCircuitBreaker("x", FailureThreshold()).breaker.policy
+        == LLMCircuitBreaker().breaker.policy
+    )
+
+
+def test_the_error_can_be_made_by_hand() -> None:
+    assert str(make_error("the circuit is open")) == "the circuit is open"
+    assert str(make_error()) == ""
 
 
 def test_count_or_percentage_whichever_comes_first() -> None:
@@ -288,15 +306,17 @@ def test_all_at_once() -> None:
         (lambda: FailureThreshold(percentage=0), "percentage=0: allowed is above 0, up to 100"),
         (lambda: FailureThreshold(percentage=float("nan")), "percentage=nan: allowed"),
         (lambda: FailureThreshold(count=0), "count=0: allowed is a whole number from 1 on"),
-        (FailureThreshold, "FailureThreshold needs count, percentage or both"),
         (lambda: LLMCircuitBreaker(0), "failure_threshold=0: allowed is a whole number"),
         (
             lambda: LLMCircuitBreaker(cast("int", 2.5)),
             r"failure_threshold=2\.5: allowed is a whole number",
         ),
         (lambda: LLMCircuitBreaker(True), "failure_threshold=True: allowed is a whole number"),
-        (lambda: LLMCircuitBreaker("x", -1), "timeout_seconds=-1: allowed is a number of seconds"),
-        (lambda: LLMCircuitBreaker("x", float("nan")), "timeout_seconds=nan: allowed"),
+        (
+            lambda: LLMCircuitBreaker("x", timeout_seconds=-1),
+            "timeout_seconds=-1: allowed is a number of seconds",
+        ),
+        (lambda: LLMCircuitBreaker("x", None, float("nan")), "timeout_seconds=nan: allowed"),
         (lambda: LLMCircuitBreaker("x", success_threshold=0), "success_threshold=0: allowed"),
         (lambda: get_circuit_breaker("x", timeout_seconds=-1), "timeout_seconds=-1: allowed"),
         (lambda: LLMCircuitBreaker(""), "name='': allowed is text that is not empty"),
@@ -315,8 +335,10 @@ def test_bad_values(make: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: LLMCircuitBreaker("x", name="y"), "two names: 'x' and 'y'"),
-        (lambda: LLMCircuitBreaker(3, failure_threshold=4), "two failure thresholds: 3 and 4"),
+        (lambda: make_any("x", name="y"), "given twice: name"),
+        (lambda: make_any(3, failure_threshold=4), "given twice: failure_threshold"),
+        (lambda: make_any("x", timeout=4), "unknown: timeout; allowed are name, failure_thresh"),
+        (lambda: make_any(1, 2.0, 3, None, "x", 5), "6 positional arguments: allowed are"),
         (
             lambda: _circuit_breakers.__setitem__("x", cast("Any", object())),
             "not an LLMCircuitBreaker",
@@ -531,6 +553,7 @@ def test_forms_of_log_event(capsys: pytest.CaptureFixture[str]) -> None:
     log_event("d", level="ERROR")
     log_event("e", get_logger("mine"), x=1)
     log_event("f", logger=get_logger("mine"))
+    log_event("g", {"event": 1, "timestamp": 2, "level": 3, "self": 4, 5: 6})
     assert lines(capsys) == [
         {"event": "a", "level": "info"},
         {"event": "b", "level": "info", "x": 1, "y": 2},
@@ -538,6 +561,15 @@ def test_forms_of_log_event(capsys: pytest.CaptureFixture[str]) -> None:
         {"event": "d", "level": "error"},
         {"event": "e", "level": "info", "x": 1, "logger": "mine"},
         {"event": "f", "level": "info", "logger": "mine"},
+        {
+            "event": "g",
+            "level": "info",
+            "event_": 1,
+            "timestamp_": 2,
+            "level_": 3,
+            "self_": 4,
+            "5": 6,
+        },
     ]
 
 

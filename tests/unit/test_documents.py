@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import re
@@ -16,7 +15,6 @@ from typing import Any
 
 import pytest
 
-import breakerscope
 from breakerscope import Outcome, catalogue
 from breakerscope.reference import as_json, differences, name_sets
 
@@ -130,34 +128,6 @@ def pages(nav: list[dict[str, Any]]) -> Iterator[Path]:
 def test_the_navigation_lists_every_document_once() -> None:
     config = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))
     assert sorted(pages(config["project"]["nav"])) == sorted(DOCUMENTS)
-
-
-def test_the_reference_has_every_public_name_once() -> None:
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^::: breakerscope\.(\w+)$", text, re.MULTILINE)
-    assert sorted(listed) == sorted(breakerscope.__all__)
-
-
-def executed_blocks() -> Iterator[str]:
-    """What pytest runs of the documents, in sight of the reader."""
-    for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
-        text = document.read_text(encoding="utf-8")
-        for block in re.findall(r"^( *)```python\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
-            yield re.sub(f"^{block[0]}", "", block[1], flags=re.MULTILINE)
-
-
-def names_used(block: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(block)):
-        match node:
-            case ast.Attribute(value=ast.Name(id="bs" | "breakerscope"), attr=name):
-                yield name
-            case ast.ImportFrom(module="breakerscope", names=imported):
-                yield from (alias.name for alias in imported)
-
-
-def test_every_public_name_is_in_an_example_that_runs() -> None:
-    shown = {name for block in executed_blocks() for name in names_used(block)}
-    assert set(breakerscope.__all__) - shown == set()
 
 
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")

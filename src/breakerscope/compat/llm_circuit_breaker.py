@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast
+from typing import Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.compat._replaced import replaced
@@ -51,6 +51,16 @@ DEFAULT_TIMEOUT = 10.0
 MIN_CALLS = 5
 """A percentage says nothing before so many calls: else the first failure of all would be 100 %."""
 LATENCIES = 100
+GUIDE_ORDER = (
+    "name",
+    "failure_threshold",
+    "timeout_seconds",
+    "exponential_backoff",
+    "success_threshold",
+    "fallback",
+)
+OLD_ORDER = ("failure_threshold", "timeout_seconds", "success_threshold", "fallback", "name")
+"""What positional arguments mean: that of the guide if the first one is a name."""
 BACKOFF, JITTER = 2.0, 0.1
 
 
@@ -76,9 +86,9 @@ _STATES = {
 @dataclass(frozen=True, slots=True)
 class FailureThreshold:
     """When to open: after `count` failures in a row, or when `percentage` (0 to 100) of the last
-    100 calls failed, once there were 5. Whichever comes first.
+    100 calls failed, once there were 5. Whichever comes first; without either, at 5 %.
 
-    Raises ValueError for values that cannot be, and where neither is given.
+    Raises ValueError for values that cannot be.
     """
 
     count: int | None = None
@@ -87,8 +97,6 @@ class FailureThreshold:
     def __post_init__(self) -> None:
         """Check both."""
         replaced("FailureThreshold", stacklevel=4)
-        if self.count is None and self.percentage is None:
-            raise ValueError("FailureThreshold needs count, percentage or both")
         if self.count is not None:
             _check_count("count", self.count)
         percentage = self.percentage
@@ -171,9 +179,9 @@ class BreakerOptions(TypedDict, total=False):
 class LLMCircuitBreaker:
     """A breaker by the guide: `LLMCircuitBreaker("payment_api", timeout_seconds=30.0)`.
 
-    The first positional argument is the name, or, as in the old module, the failure threshold. That
-    is a `FailureThreshold`, or a number of failures in a row; by default 5 % of the calls, once
-    there were 5. `timeout_seconds`: how long it stays open. `success_threshold`: how many probes,
+    If the first positional argument is no text it is, as in the old module, the failure threshold:
+    a `FailureThreshold`, or a number of failures in a row; by default 5 % of the calls, once there
+    were 5. `timeout_seconds`: how long it stays open. `success_threshold`: how many probes,
     one after the other, must succeed. `fallback`: called without arguments where a call is refused.
     `exponential_backoff`: twice as long after each probe that fails, up to 300 seconds, give or
     take 10 %.
@@ -182,34 +190,42 @@ class LLMCircuitBreaker:
     ValueError, which names the argument. Thread-safe and task-safe.
     """
 
+    @overload
     def __init__(
         self,
-        first: str | FailureThreshold | int | None = None,
-        /,
-        timeout_seconds: float = DEFAULT_TIMEOUT,
-        success_threshold: int = 1,
-        fallback: Callable[[], Any] | None = None,
-        name: str | None = None,
+        name: str = ...,
+        failure_threshold: FailureThreshold | int | None = ...,
+        timeout_seconds: float = ...,
+        exponential_backoff: bool = ...,  # noqa: FBT001 - the order of the guide
+        success_threshold: int = ...,
+        fallback: Callable[[], Any] | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        failure_threshold: FailureThreshold | int,
+        timeout_seconds: float = ...,
+        success_threshold: int = ...,
+        fallback: Callable[[], Any] | None = ...,
+        name: str = ...,
         *,
-        failure_threshold: FailureThreshold | int | None = None,
-        exponential_backoff: bool = False,
-    ) -> None:
+        exponential_backoff: bool = ...,
+    ) -> None: ...
+    def __init__(self, *positional: Any, **options: Any) -> None:
         replaced("LLMCircuitBreaker")
-        if isinstance(first, str):
-            if name is not None:
-                raise TypeError(f"two names: {first!r} and {name!r}")
-            name = first
-        elif first is not None:
-            if failure_threshold is not None:
-                raise TypeError(f"two failure thresholds: {first!r} and {failure_threshold!r}")
-            failure_threshold = first
-        breaker = _build(
-            DEFAULT_NAME if name is None else name,
-            failure_threshold,
-            timeout_seconds,
-            success_threshold,
-            exponential_backoff=exponential_backoff,
-        )
+        order = GUIDE_ORDER if positional and isinstance(positional[0], str) else OLD_ORDER
+        if len(positional) > len(order):
+            raise TypeError(
+                f"{len(positional)} positional arguments: allowed are {', '.join(order)}"
+            )
+        given = dict(zip(order, positional, strict=False))
+        if twice := sorted(given.keys() & options.keys()):
+            raise TypeError(f"given twice: {', '.join(twice)}")
+        options |= given
+        if unknown := sorted(options.keys() - set(GUIDE_ORDER)):
+            raise TypeError(f"unknown: {', '.join(unknown)}; allowed are {', '.join(GUIDE_ORDER)}")
+        fallback = options.pop("fallback", None)
+        breaker = _build(options.pop("name", DEFAULT_NAME), **options)
         # Another one may have the name already: then this one goes on without metrics.
         with suppress(ContradictionError):
             default_registry.add(breaker)
@@ -427,6 +443,7 @@ def _build(
     *,
     exponential_backoff: bool = False,
 ) -> CircuitBreaker:
+    """A breaker with these rules, in no registry. Raises ValueError."""
     _check_count("success_threshold", success_threshold)
     policy = Policy(
         **_rules(failure_threshold),
@@ -450,13 +467,14 @@ def _without_first(protected: Callable[..., Any]) -> Callable[..., Any]:
 
 def _rules(threshold: FailureThreshold | int | None) -> dict[str, Any]:
     """The rules that open, as a policy has them."""
-    if threshold is None:
-        count, percentage = None, cast("float | None", DEFAULT_PERCENTAGE)
-    elif isinstance(threshold, FailureThreshold):
+    count, percentage = None, None
+    if isinstance(threshold, FailureThreshold):
         count, percentage = threshold.count, threshold.percentage
-    else:
+    elif threshold is not None:
         _check_count("failure_threshold", threshold)
-        count, percentage = threshold, None
+        count = threshold
+    if count is None and percentage is None:
+        percentage = DEFAULT_PERCENTAGE
     rules: dict[str, Any] = {"consecutive_failures": count}
     if percentage is not None:
         rules |= {"failure_rate": percentage / 100, "min_calls": MIN_CALLS}

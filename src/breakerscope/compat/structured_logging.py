@@ -32,6 +32,8 @@ __all__ = [
 
 ERROR_OCCURRED = "error.occurred"
 PERFORMANCE_MEASURED = "performance.measured"
+BASE = {"event", "timestamp", "level", "self"}
+"""Keys of every line. A field of the same name gets an underscore."""
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -170,7 +172,8 @@ def log_performance(
 def _write(logger: Any, level: str, event: str, fields: Mapping[str, Any]) -> None:
     now = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
     known = {**structlog.contextvars.get_contextvars(), **fields}
-    _method(_logger(logger), level)(event, **{**known, "timestamp": now, "level": level})
+    own = {f"{key}_" if key in BASE else str(key): value for key, value in known.items()}
+    _method(_logger(logger), level)(event, **{**own, "timestamp": now, "level": level})
 
 
 def _method(logger: Any, level: str) -> Any:

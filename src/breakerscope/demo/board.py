@@ -17,7 +17,7 @@ from breakerscope import (
     State,
     StateChanged,
 )
-from breakerscope.demo.script import health
+from breakerscope.demo.script import health, progress
 
 RECENT_SECONDS = 4.0
 CELLS = 60
@@ -85,10 +85,12 @@ class Board:
         breakers: Sequence[CircuitBreaker],
         *,
         duration: float,
+        repeat: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._breakers = breakers
         self._duration = duration
+        self._repeat = repeat
         self._clock = clock
         self._start = clock()
         self._lock = threading.Lock()
@@ -127,6 +129,7 @@ class Board:
         rows: list[Row] = []
         with self._lock:
             now = self.elapsed
+            share = progress(now, self._duration, repeat=self._repeat)
             for name, track in self._tracks.items():
                 reading = readings[name]
                 track.extend_to(self._cell(now))
@@ -137,7 +140,7 @@ class Board:
                 rows.append(
                     Row(
                         name=name,
-                        phase=health(name, now / self._duration).phase,
+                        phase=health(name, share).phase,
                         state=reading.state,
                         strip=tuple(track.strip),
                         rates={outcome: counts[outcome] / seconds for outcome in Outcome},

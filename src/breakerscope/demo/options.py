@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import ipaddress
 import math
 from dataclasses import dataclass
 
@@ -20,8 +21,10 @@ class Options:
     """See `breakerscope demo --help`."""
 
     duration: float = 60.0
+    repeat: bool = False
     headless: bool = False
     metrics_port: int = 0
+    metrics_address: str = "127.0.0.1"
     seed: int | None = None
     log_file: str | None = None
     picture: str | None = None
@@ -35,10 +38,19 @@ def check(options: Options) -> None:
         problems.append(
             f"--duration {options.duration:g}: allowed are {SHORTEST:g} to {LONGEST:g} seconds"
         )
+    if options.repeat and not options.headless:
+        problems.append("--repeat: allowed only with --headless, the live view shows one run")
     if not 0 <= options.metrics_port <= HIGHEST_PORT:
         problems.append(
             f"--metrics-port {options.metrics_port}: allowed are 1 to {HIGHEST_PORT},"
             " and 0 for a free port"
+        )
+    try:
+        ipaddress.ip_address(options.metrics_address)
+    except ValueError:
+        problems.append(
+            f"--metrics-address {options.metrics_address!r}: allowed is an IP address of this"
+            " machine, and 0.0.0.0 for all of them"
         )
     if options.log_file == "":
         problems.append("--log-file is empty: allowed is a file name, or - for stderr")

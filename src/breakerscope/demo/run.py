@@ -50,16 +50,16 @@ def run(options: Options) -> int:
         enter = stack.enter_context
         stop = enter(_signals())
         _check_writable(options.picture)
-        spans = enter(tracing())
+        spans = enter(tracing(endless=options.repeat))
         registry = CollectorRegistry()
-        url = enter(metrics_server(registry, options.metrics_port))
+        url = enter(metrics_server(registry, options.metrics_port, options.metrics_address))
         log_name = enter(json_logs(options.log_file))
-        upstreams = enter(Upstreams(duration=options.duration, seed=seed))
+        upstreams = enter(Upstreams(duration=options.duration, seed=seed, repeat=options.repeat))
         telemetry = enter(breakerscope.setup_telemetry(registry=registry, log_levels=EVERY_CALL))
         shop = enter(_shop(upstreams, options.duration))
         events = EventCounts()
         enter(breakerscope.subscribe(events, name="demo_counts", queue_size=EVENT_QUEUE))
-        board = Board(shop.breakers, duration=options.duration)
+        board = Board(shop.breakers, duration=options.duration, repeat=options.repeat)
         enter(breakerscope.subscribe(board, name="demo_board", queue_size=EVENT_QUEUE))
         _say(f"metrics: {url}\nlogs: {log_name}\nseed: {seed}, {options.duration:g} s")
         traffic = Traffic(shop, spans.tracer, seed=seed)
@@ -83,7 +83,7 @@ def _watch(board: Board, stop: threading.Event, options: Options, view: LiveView
     """Let time pass, and show it, until the end of the script or a signal."""
     picture_file = options.picture
     said: dict[str, str] = {}
-    while board.elapsed < options.duration and not stop.wait(TICK):
+    while (options.repeat or board.elapsed < options.duration) and not stop.wait(TICK):
         moment = board.moment()
         if view is not None:
             view.update(moment)

@@ -44,6 +44,12 @@ _DOWN = Health(phase="down", latency=0.03, errors=0.85, declines=0.02)
 _UP_SHARE = 0.6
 
 
+def progress(elapsed: float, duration: float, *, repeat: bool) -> float:
+    """How far the script is after so many seconds. Repeated, it begins again where it ends."""
+    share = elapsed / duration
+    return share % 1.0 if repeat else share
+
+
 def health(service: str, progress: float) -> Health:
     """The health of a service at this moment. Raises ValueError for a service that is not there."""
     if service == "payment_api":

@@ -1,7 +1,8 @@
-"""Where the demo's metrics and logs go: /metrics on loopback, and a file of JSON lines."""
+"""Where the demo's metrics and logs go: /metrics, and a file of JSON lines."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 import tempfile
@@ -15,22 +16,30 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from breakerscope.demo.options import DemoError
 
-HOST = "127.0.0.1"
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 GRPC_PORT = "4317"
 
 
 @contextmanager
-def metrics_server(registry: CollectorRegistry, port: int) -> Generator[str, None, None]:
-    """Serve /metrics on loopback inside the block. Yields its URL; raises DemoError."""
+def metrics_server(
+    registry: CollectorRegistry, port: int, address: str
+) -> Generator[str, None, None]:
+    """Serve /metrics at this IP address inside the block; raises DemoError.
+
+    Yields the URL at which this machine reaches it.
+    """
     try:
-        server, thread = start_http_server(port, addr=HOST, registry=registry)
+        server, thread = start_http_server(port, addr=address, registry=registry)
     except OSError as error:
         raise DemoError(
-            f"cannot serve metrics on {HOST}:{port}: {error.strerror or error};"
+            f"cannot serve metrics on {address}:{port}: {error.strerror or error};"
             " choose another --metrics-port, or 0 for a free one"
         ) from error
     try:
-        yield f"http://{HOST}:{server.server_port}/metrics"
+        ip = ipaddress.ip_address(address)
+        host = LOOPBACK[ip.version] if ip.is_unspecified else address
+        shown = f"[{host}]" if ip.version == 6 else host
+        yield f"http://{shown}:{server.server_port}/metrics"
     finally:
         server.shutdown()
         thread.join()

@@ -23,6 +23,8 @@ SERVICE_NAME = "breakerscope-demo"
 EVENTS_OF_A_SPAN = 1000
 SPAN_QUEUE = 200_000
 """Room for all spans that a slow collector lets wait: none may be dropped."""
+ENDLESS_SPAN_QUEUE = 20_000
+"""Room in a run without end: what a collector misses while it is away is its loss, not ours."""
 FLUSH_MILLISECONDS = 10_000
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -94,7 +96,7 @@ class Tracing:
 
 
 @contextmanager
-def tracing() -> Generator[Tracing, None, None]:
+def tracing(*, endless: bool) -> Generator[Tracing, None, None]:
     """A tracer of our own inside the block: no sampling, no limits, whatever the environment says.
 
     Raises DemoError.
@@ -113,7 +115,7 @@ def tracing() -> Generator[Tracing, None, None]:
     if exporter is not None:
         batches = BatchSpanProcessor(
             exporter,
-            max_queue_size=SPAN_QUEUE,
+            max_queue_size=ENDLESS_SPAN_QUEUE if endless else SPAN_QUEUE,
             schedule_delay_millis=1000,
             max_export_batch_size=512,
         )

@@ -17,9 +17,10 @@ import httpx
 from opentelemetry.trace import Tracer
 from structlog.contextvars import bound_contextvars
 
+from breakerscope.catalogue import Attribute, SpanName
 from breakerscope.demo.report import Tally
 from breakerscope.demo.shop import Shop, async_client, sync_client
-from breakerscope.demo.tally import Caller, total
+from breakerscope.demo.tally import Asked, Caller, total
 
 SYNC_USERS = 8
 ASYNC_USERS = 24
@@ -84,15 +85,26 @@ class Traffic:
         ):
             yield
 
+    @contextmanager
+    def _asks(self, caller: Caller, breaker: str) -> Generator[Asked, None, None]:
+        """One call in a span that names the breaker: from there one finds its metrics."""
+        with (
+            self._tracer.start_as_current_span(
+                f"{SpanName.CALL.value} {breaker}", attributes={Attribute.NAME.value: breaker}
+            ),
+            caller.asks(breaker) as asked,
+        ):
+            yield asked
+
     # -- sync: each customer is a thread ----------------------------------------------------------
 
     def _customer(self, number: int, caller: Caller) -> None:
         rng = random.Random(f"{self._seed} customer {number}")
         while not self._stop.wait(_pause(rng, SYNC_PAUSE)):
             with self._request("POST /checkout", rng):
-                with caller.asks("payment_api"):
+                with self._asks(caller, "payment_api"):
                     self._shop.charge(self._client)
-                with caller.asks("recommendations"):
+                with self._asks(caller, "recommendations"):
                     self._shop.suggest(self._client)
 
     # -- async: each visitor is a task ------------------------------------------------------------
@@ -116,15 +128,15 @@ class Traffic:
             searching.cancel()
         # A cancelled search ends as one: it raises nothing here.
         await asyncio.wait([searching])
-        with caller.asks("recommendations") as asked:
+        with self._asks(caller, "recommendations") as asked:
             if not await self._shop.suggest_fresh(client):
                 asked.was_useless()
         if rng.random() < REFUNDS:
-            with caller.asks("payment_api"):
+            with self._asks(caller, "payment_api"):
                 await self._shop.refund(client)
 
     async def _search(self, caller: Caller, client: httpx.AsyncClient) -> None:
-        with caller.asks("search"):
+        with self._asks(caller, "search"):
             await self._shop.find(client)
 
 

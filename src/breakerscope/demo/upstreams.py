@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import IO, Self, cast
 
 from breakerscope.demo.options import DemoError
-from breakerscope.demo.script import SERVICES, Health, health
+from breakerscope.demo.script import SERVICES, Health, health, progress
 
 HOST = "127.0.0.1"
 TICK = 0.02
@@ -33,8 +33,9 @@ DECLINE_STATUS = {"payment_api": 402, "search": 404, "recommendations": 404}
 class Upstreams:
     """The child process. A context manager; `urls` says where each service is."""
 
-    def __init__(self, *, duration: float, seed: int) -> None:
-        command = [sys.executable, "-m", "breakerscope.demo.upstreams", str(duration), str(seed)]
+    def __init__(self, *, duration: float, seed: int, repeat: bool = False) -> None:
+        module = "breakerscope.demo.upstreams"
+        command = [sys.executable, "-m", module, str(duration), str(seed), str(int(repeat))]
         # A session of its own: Ctrl-C in the terminal is for the parent, who ends the child.
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             command,
@@ -153,18 +154,18 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def serve(duration: float, seed: int) -> None:
+async def serve(duration: float, seed: int, *, repeat: bool) -> None:
     """Serve until stdin ends."""
     loop = asyncio.get_running_loop()
     stdin = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
     started: list[float] = []
 
-    def progress() -> float:
-        return (time.monotonic() - started[0]) / duration if started else 0.0
+    def now() -> float:
+        return progress(time.monotonic() - started[0], duration, repeat=repeat) if started else 0.0
 
     def watch(name: str) -> Callable[[], Health]:
-        return lambda: health(name, progress())
+        return lambda: health(name, now())
 
     services = {name: Service(name, f"{seed} {name}", watch(name)) for name in SERVICES}
     for service in services.values():
@@ -174,7 +175,7 @@ async def serve(duration: float, seed: int) -> None:
     async def direct() -> None:
         while True:
             for name, service in services.items():
-                if health(name, progress()).refusing:
+                if health(name, now()).refusing:
                     service.refuse()
                 else:
                     await service.listen()
@@ -190,4 +191,4 @@ async def serve(duration: float, seed: int) -> None:
 if __name__ == "__main__":
     # The parent decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(serve(float(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(serve(float(sys.argv[1]), int(sys.argv[2]), repeat=sys.argv[3] == "1"))

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, TypeVar
 
-from breakerscope.breaker import CircuitBreaker
 from breakerscope.catalogue import LogEvent, LogKey
 from breakerscope.events import (
     CallRejected,
@@ -28,6 +27,7 @@ from breakerscope.events import (
     StateChanged,
 )
 from breakerscope.hub import Guard, Hub, Subscription
+from breakerscope.reading import Source
 from breakerscope.telemetry.log_settings import OFF, LogLevel, LogSettings
 from breakerscope.telemetry.traces import trace_ids
 
@@ -78,7 +78,7 @@ class Attached:
         self._subscription = subscription
         self._writer = writer
 
-    def close(self, breakers: Iterable[CircuitBreaker], wait: float) -> None:
+    def close(self, breakers: Iterable[Source], wait: float) -> None:
         """Stop, after the lines of what has happened so far, and the last ones about rejections.
 
         Waits up to `wait` seconds for them. Closing twice is harmless.
@@ -143,7 +143,7 @@ class _Writer:
             }
         self._write(self._settings.level(LogEvent.CALL_REJECTED), LogEvent.CALL_REJECTED, keys)
 
-    def finish(self, breakers: Iterable[CircuitBreaker]) -> None:
+    def finish(self, breakers: Iterable[Source]) -> None:
         """What no line has told yet of the rejections of these breakers."""
         for breaker in breakers:
             reading = breaker.read()

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 from breakerscope import catalogue
-from breakerscope.breaker import CircuitBreaker
 from breakerscope.catalogue import Metric
 from breakerscope.hub import OTHER, Hub
-from breakerscope.reading import Reading
+from breakerscope.reading import Reading, Source
 from breakerscope.registry import Registry
 from breakerscope.telemetry import multiprocess
 from breakerscope.telemetry.series import PARTS, Column, Layout, exemplars_of, shape_of
@@ -100,7 +99,7 @@ class BreakerCollector:
         self._hub = hub
         self._settings = settings
         self._layout = Layout(PARTS, settings.prefix)
-        self._shown: WeakKeyDictionary[CircuitBreaker, tuple[Columns, list[list[Sample]]]] = (
+        self._shown: WeakKeyDictionary[Source, tuple[Columns, list[list[Sample]]]] = (
             WeakKeyDictionary()
         )
         self.start_over_after_fork()
@@ -146,17 +145,17 @@ class BreakerCollector:
             ]
         return families
 
-    def _divide(self) -> list[CircuitBreaker]:
+    def _divide(self) -> list[Source]:
         """The breakers with series of their own. The others are added to their sum.
 
         A breaker never moves from one side to the other: a counter that falls looks like a restart.
         """
         with self._lock:
-            breakers = list(self._breakers)
+            breakers = self._breakers.shown()
             for gone in set(self._shown) - set(breakers):
                 del self._shown[gone]
-            own: list[CircuitBreaker] = []
-            others: list[CircuitBreaker] = []
+            own: list[Source] = []
+            others: list[Source] = []
             room = self._settings.max_breakers - len(self._shown)
             for breaker in breakers:
                 fits = room > 0 and breaker.name != OTHER and breaker not in self._others
@@ -167,7 +166,7 @@ class BreakerCollector:
             self._others.update(others)
         return own
 
-    def _samples(self, breaker: CircuitBreaker) -> list[list[Sample]]:
+    def _samples(self, breaker: Source) -> list[list[Sample]]:
         """All samples of a breaker, by part; those that say what they said before are the same."""
         from prometheus_client.samples import Sample
 
@@ -184,7 +183,7 @@ class BreakerCollector:
         samples = [
             [
                 old if old[2] == value else Sample(old[0], old[1], value)
-                for old, value in zip(of_part, part.values(reading, shape), strict=True)
+                for old, value in zip(of_part, part.told(reading, shape), strict=True)
             ]
             for part, of_part in zip(PARTS, samples, strict=True)
         ]

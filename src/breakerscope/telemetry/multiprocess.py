@@ -83,7 +83,7 @@ class Pusher:
         """
         try:
             with _lock:
-                self._totals.update(list(self._breakers))
+                self._totals.update(self._breakers.shown())
                 self._totals.count(catalogue.EVENTS_DROPPED, self._hub.dropped())
                 self._totals.count(catalogue.LISTENER_ERRORS, self._hub.errors())
         except Exception as error:

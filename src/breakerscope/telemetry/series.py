@@ -31,11 +31,14 @@ Column = tuple[str, Mapping[str, str]]
 
 
 class Shape(NamedTuple):
-    """What the series of a breaker depend on. `changes` are all that have a series."""
+    """What the series of a breaker depend on. `changes` are all that have a series, the metrics in
+    `untold` have none.
+    """
 
     policy: Policy
     buckets: tuple[float, ...]
     changes: tuple[Change, ...]
+    untold: frozenset[Metric] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,12 @@ class Part:
     values: Callable[[Reading, Shape], Iterable[float]]
     adds_up: bool = True
 
+    def told(self, reading: Reading, shape: Shape) -> Iterable[float]:
+        """The values; none of a metric that the breaker cannot tell."""
+        if shape.untold and self.metric in shape.untold:
+            return ()
+        return self.values(reading, shape)
+
 
 @lru_cache(maxsize=1024)
 def _changes_of(policy: Policy) -> tuple[Change, ...]:
@@ -60,10 +69,10 @@ def shape_of(reading: Reading) -> Shape:
     """The shape of the breaker that was read. Changes that its policy does not know come last, in
     the order in which they came, so a shape only ever grows at the end of a part.
     """
-    changes = _changes_of(reading.policy)
+    changes = _changes_of(reading.policy) if reading.changes is None else reading.changes
     if reading.transitions:
         changes += tuple(change for change in reading.transitions if change not in changes)
-    return Shape(reading.policy, reading.buckets, changes)
+    return Shape(reading.policy, reading.buckets, changes, reading.untold)
 
 
 # -- how the columns of a metric are labelled ------------------------------------------------------
@@ -243,7 +252,9 @@ class Layout:
 
     def _columns(self, shape: Shape) -> tuple[tuple[Column, ...], ...]:
         return tuple(
-            tuple(
+            ()
+            if part.metric in shape.untold
+            else tuple(
                 (self.family(part.metric) + suffix, labels)
                 for suffix, labels in part.columns(shape)
             )

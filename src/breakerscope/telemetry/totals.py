@@ -13,11 +13,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from breakerscope.breaker import CircuitBreaker
 from breakerscope.catalogue import BREAKER, LISTENER, Kind, Metric
 from breakerscope.hub import OTHER
 from breakerscope.ledger import DEFAULT_BUCKETS, Durations
-from breakerscope.reading import Reading
+from breakerscope.reading import Reading, Source
 from breakerscope.telemetry.series import Layout, shape_of
 from breakerscope.telemetry.settings import MetricsSettings
 
@@ -78,17 +77,17 @@ class Totals(Generic[C]):
         self._warned = False
         self._updating = False
         self._names: set[str] = set()
-        self._entries: dict[CircuitBreaker, _Entry[C]] = {}
+        self._entries: dict[Source, _Entry[C]] = {}
         self._listeners: dict[tuple[str, str], float] = {}
         self._cells: dict[tuple[str, tuple[str, ...]], C] = {}
 
-    def __contains__(self, breaker: CircuitBreaker) -> bool:
+    def __contains__(self, breaker: Source) -> bool:
         return breaker in self._entries
 
     def __iter__(self) -> Iterator[C]:
         return iter(list(self._cells.values()))
 
-    def update(self, breakers: Collection[CircuitBreaker]) -> None:
+    def update(self, breakers: Collection[Source]) -> None:
         """Read these breakers, and for the last time those that were here before and are gone.
 
         To read a breaker may tell inline listeners of a change. One that comes back here finds
@@ -127,7 +126,7 @@ class Totals(Generic[C]):
 
     # -- one breaker -------------------------------------------------------------------------------
 
-    def _read(self, breaker: CircuitBreaker) -> None:
+    def _read(self, breaker: Source) -> None:
         entry = self._entries.get(breaker)
         if entry is None:
             entry = self._entries[breaker] = self._enter(breaker)
@@ -146,11 +145,11 @@ class Totals(Generic[C]):
                 place = Place(part.metric, name, {**entry.labels, **labels}, part.adds_up)
                 cells.append(self._cell(place))
                 last.append(0.0)
-            values = list(part.values(reading, shape))
+            values = list(part.told(reading, shape))
             if values != last:
                 _write(cells, last, values, adds_up=part.adds_up)
 
-    def _enter(self, breaker: CircuitBreaker) -> _Entry[C]:
+    def _enter(self, breaker: Source) -> _Entry[C]:
         name = breaker.name
         if name != OTHER and (name in self._names or len(self._names) < self.room):
             self._names.add(name)
@@ -202,7 +201,7 @@ def _write(cells: list[C], last: list[float], values: list[float], *, adds_up: b
         last[column] = new
 
 
-def labels_of(breaker: CircuitBreaker, labels: Mapping[str, str]) -> dict[str, str]:
+def labels_of(breaker: Source, labels: Mapping[str, str]) -> dict[str, str]:
     """The labels of all series of a breaker; `labels` are those of the set-up."""
     own = breaker.labels
     return {BREAKER.name: breaker.name, **{key: own.get(key, labels[key]) for key in labels}}

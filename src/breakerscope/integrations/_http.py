@@ -1,0 +1,117 @@
+"""What the HTTP clients share: which breaker a request has, and which response is a failure."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+from breakerscope.breaker import CircuitBreaker
+from breakerscope.classify import ExceptionRule, HintRule, ResultRule
+from breakerscope.instrument import BreakerOptions, breakers_per, instrumented_breaker
+from breakerscope.registry import default_registry
+
+PerHost = Callable[[str], CircuitBreaker]
+"""Gives the breaker of a host: `host`, or `host:port` where the port is not that of the scheme."""
+
+
+class Rules(TypedDict, total=False):
+    """The rules of a client for what is a failure: options of `instrumented_breaker`."""
+
+    failures: ExceptionRule
+    ignore: ExceptionRule
+    failure_if: ResultRule
+    retry_after_from: HintRule
+
+
+SHARED = "other"
+"""The key of all hosts beyond the limit, and of all that is no host."""
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+MAX_HOST = 253
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+(%[a-z0-9._-]+)?\]")
+
+
+def is_failure(response: Any) -> bool:
+    """Whether a response is a failure: the server failed (5xx), or asks for a rest (429).
+
+    Every other status is an answer of a server that works.
+    """
+    status: int = response.status_code
+    return status >= 500 or status == 429
+
+
+def host_key(scheme: str, host: str, port: int | None) -> str:
+    """The same key for all spellings of a host; `SHARED` for what is no host."""
+    host = host.lower().removesuffix(".")
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    if len(host) > MAX_HOST or not _HOST.fullmatch(host):
+        return SHARED
+    if port is None or port == DEFAULT_PORTS.get(scheme.lower()):
+        return host
+    return f"{host}:{port}" if 0 < port <= 65535 else SHARED
+
+
+class BoundedHosts:
+    """At most `limit` breakers of a prefix: one for each host as they come, one for all others.
+
+    Thread-safe. Counted is what is registered, so that a client made for each request does not get
+    around the limit. No host is forgotten for another: who can choose the hosts must not be able to
+    make new series without end, or to push out a breaker that is open. Raises LimitError, and what
+    `instrumented_breaker` does.
+    """
+
+    def __init__(self, prefix: str, limit: int, options: Mapping[str, Any]) -> None:
+        breakers_per(prefix, limit=limit, **options)  # asks whether they can be
+        self._prefix = f"{prefix}:"
+        self._limit = limit
+        self._options = options
+        self._checked: dict[str, CircuitBreaker] = {}
+        for breaker in self._registered()[:1]:
+            instrumented_breaker(breaker.name, **options)
+
+    def __call__(self, host: str) -> CircuitBreaker:
+        """The breaker of this host. Raises ContradictionError if it is there with other options."""
+        breaker = self._checked.get(host)
+        if breaker is not None and default_registry.get(breaker.name) is breaker:
+            return breaker
+        name = self._prefix + host
+        with _one_at_a_time:
+            full = len(self._registered(but=SHARED)) >= self._limit - 1
+            if host == SHARED or not full or default_registry.get(name) is not None:
+                breaker = instrumented_breaker(name, **self._options)
+                still = {*self._registered()}
+                self._checked = {k: b for k, b in self._checked.items() if b in still}
+                self._checked[host] = breaker
+                return breaker
+        return self(SHARED)
+
+    def _registered(self, *, but: str = "") -> list[CircuitBreaker]:
+        prefix, left_out = self._prefix, self._prefix + but
+        return [b for b in default_registry if b.name.startswith(prefix) and b.name != left_out]
+
+
+_one_at_a_time = threading.Lock()
+
+
+def bounded(
+    per_host: PerHost | None,
+    prefix: str,
+    limit: int,
+    rules: Rules,
+    options: BreakerOptions,
+) -> PerHost:
+    """The breakers of this prefix, with these rules unless the options have others; or `per_host`.
+
+    Raises TypeError for options beside `per_host`, and what `BoundedHosts` raises.
+    """
+    if per_host is None:
+        return BoundedHosts(prefix, limit, {**rules, **options})
+    if options:
+        raise TypeError(
+            f"{', '.join(options)}: beside per_host no options are allowed;"
+            " they belong to the breakers that it gives"
+        )
+    return per_host
