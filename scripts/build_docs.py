@@ -20,6 +20,7 @@ SOURCE = ROOT / "build" / "site-source"
 SITE = ROOT / "build" / "site"
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "dashboards/README.md", "alerts/README.md")
 FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
+FETCHED_BY_STYLE = re.compile(r"(?:@import|url\()\s*['\"]?((?:https?:)?//[^'\")\s]+)")
 DRAWN_BY_ANOTHER_SERVER = "mermaid"
 """The script that draws such diagrams is fetched from elsewhere when the page is opened."""
 
@@ -76,6 +77,9 @@ class Page(HTMLParser):
 
 def problems(site: Path) -> Iterator[str]:
     """Links to nowhere, and what a page would fetch from another server."""
+    for style in sorted(site.rglob("*.css")):
+        for address in FETCHED_BY_STYLE.findall(style.read_text(encoding="utf-8")):
+            yield f"{style.relative_to(site)}: fetches {address}"
     pages = {path: Page(path) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
         name = path.relative_to(site)

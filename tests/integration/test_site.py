@@ -45,7 +45,17 @@ def test_the_site_is_built(project: Path) -> None:
     reference = "".join(page.read_text(encoding="utf-8") for page in pages)
     for name in breakerscope.__all__:
         assert f'id="breakerscope.{name}"' in reference
+    steps = (site / "docs" / "runbooks" / "Tripped.html").read_text(encoding="utf-8")
+    assert steps.count("<ol>") == 2, "a block between two steps must not end their list"
     assert "half-open" in (site / "search.json").read_text(encoding="utf-8")
+
+
+def test_a_style_from_elsewhere_fails(project: Path) -> None:
+    with (project / "docs" / "assets" / "site.css").open("a", encoding="utf-8") as style:
+        style.write('@import "https://example.org/font.css";')
+    built = build(project)
+    assert built.returncode == 1
+    assert "fetches https://example.org/font.css" in built.stderr
 
 
 @pytest.mark.parametrize(
