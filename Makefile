@@ -51,7 +51,7 @@ imports: $(VENV)/.dev ## architecture: which module may import which
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev ## build the documentation site into build/site; a broken link is an error
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/python scripts/build_docs.py
 
 docs-parts: $(VENV)/.dev ## render what the documents say about the code
 	$(BIN)/python scripts/render_docs.py

@@ -105,7 +105,11 @@ class CircuitBreaker(Protector):
     # -- protected calls ---------------------------------------------------------------------------
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
-        """Protect a function: def, async def, generator, async generator, method or classmethod."""
+        """Protect a function: def, async def, generator, async generator, method or classmethod.
+
+        The result takes, returns and raises what the function does, and raises
+        CircuitBreakerOpenError where the breaker refuses. Thread-safe and task-safe.
+        """
         return self._wrap(fn)
 
     protect = __call__

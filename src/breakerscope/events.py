@@ -15,7 +15,14 @@ from typing import Any
 
 
 class State(StrEnum):
-    """The state of a breaker. The values are label values in metrics, logs and traces."""
+    """The state of a breaker. The values are label values in metrics, logs and traces.
+
+    - `CLOSED`: calls are made, and judged by the rules.
+    - `OPEN`: calls are refused; the first one after the wait makes it half-open.
+    - `HALF_OPEN`: a few calls are made as probes, others are refused.
+    - `FORCED_OPEN`: calls are refused until a command.
+    - `DISABLED`: calls are made and observed, and not judged, until a command.
+    """
 
     CLOSED = "closed"
     OPEN = "open"
@@ -25,7 +32,14 @@ class State(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a call that asked ended. Each call that asked ends in exactly one of these."""
+    """How a call that asked ended. Each call that asked ends in exactly one of these.
+
+    - `SUCCESS`: it returned.
+    - `FAILURE`: it raised, or its result was condemned.
+    - `IGNORED`: it ended in a way that says nothing about the dependency.
+    - `CANCELLED`: the caller gave up before it ended.
+    - `REJECTED`: it was refused, and not made.
+    """
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -43,7 +57,15 @@ FALLBACK_OUTCOMES = (Outcome.REJECTED, Outcome.FAILURE)
 
 
 class Cause(StrEnum):
-    """Why a breaker changed its state."""
+    """Why a breaker changed its state.
+
+    - `CONSECUTIVE_FAILURES`, `FAILURE_COUNT`, `FAILURE_RATE`, `SLOW_CALL_RATE`: the rule of the
+      policy that was met.
+    - `WAIT_ELAPSED`: the first call after the wait.
+    - `PROBES_SUCCEEDED`, `PROBE_FAILED`: what the probes said.
+    - `FORCE_OPEN`, `DISABLE`, `RESET`, `ADOPT`: a command of that name.
+    - `RELEASE`: the end of the last `isolated` block.
+    """
 
     CONSECUTIVE_FAILURES = "consecutive_failures"
     FAILURE_COUNT = "failure_count"
@@ -159,5 +181,6 @@ CallSettledDraft = _draft_of(CallSettled)
 CallRejectedDraft = _draft_of(CallRejected)
 
 Event = CallSettled | CallRejected | StateChanged | FallbackUsed
+"""Any event. A closed union: a `match` over it can be complete."""
 EventType = type[CallSettled] | type[CallRejected] | type[StateChanged] | type[FallbackUsed]
 EVENT_TYPES: tuple[EventType, ...] = (CallSettled, CallRejected, StateChanged, FallbackUsed)

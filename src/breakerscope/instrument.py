@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 
 class BreakerOptions(TypedDict, total=False):
-    """The options of `instrumented_breaker`: the fields of `Policy` and `Classifier`, buckets and
-    labels.
+    """The options of `instrumented_breaker` and `breakers_per`, all by keyword.
+
+    All fields of `Policy` and of `Classifier`; `buckets`, the upper bounds of the duration
+    histogram in seconds; and `labels`, values for the labels that `setup_telemetry` named.
     """
 
     failure_rate: float | None
@@ -140,17 +142,20 @@ _configured: dict[str, dict[str, Any]] = {}
 
 
 def get_breaker(name: str) -> CircuitBreaker | None:
-    """The breaker with this name, or None."""
+    """The breaker with this name, or None if nobody has made it. Thread-safe."""
     return default_registry.get(name)
 
 
 def breakers() -> list[CircuitBreaker]:
-    """All breakers made by `instrumented_breaker` and not removed."""
+    """All breakers made by `instrumented_breaker` and not removed. A copy; thread-safe."""
     return list(default_registry)
 
 
 def remove_breaker(name: str) -> CircuitBreaker | None:
-    """Forget a breaker, and with it its series in the metrics. Returns it, or None."""
+    """Forget a breaker, and with it its series in the metrics. Returns it, or None. Thread-safe.
+
+    Who still holds it can go on using it; the next `instrumented_breaker` makes another.
+    """
     return default_registry.remove(name)
 
 

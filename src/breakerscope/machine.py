@@ -100,7 +100,16 @@ class Permit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What the window holds. A ratio is None below the minimum number of calls."""
+    """What the window holds. A ratio is None below the minimum number of calls.
+
+    Attributes:
+        calls: Successes and failures in the window.
+        failures: Failures in the window.
+        slow_calls: Calls in the window that took at least `slow_call` seconds.
+        consecutive_failures: Failures in a row up to now, whatever the window holds.
+        failure_ratio: Failures by calls, from 0 to 1.
+        slow_call_ratio: Slow calls by calls, from 0 to 1.
+    """
 
     calls: int
     failures: int

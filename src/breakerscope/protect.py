@@ -148,7 +148,11 @@ class Protector:
         return self._await_call_made
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `fn` through the breaker. For a coroutine function, returns an awaitable."""
+        """Call `fn` through the breaker. For a coroutine function, returns an awaitable.
+
+        All keywords go to `fn`. Returns and raises what `fn` does; raises CircuitBreakerOpenError
+        if the breaker refuses, and then `fn` is not called. Thread-safe and task-safe.
+        """
         try:
             given = self._passes.pop() if self._passes else None
         except IndexError:
@@ -274,7 +278,7 @@ class Protector:
         return protected
 
     def guard(self) -> Guard:
-        """One protected block, for `with` and `async with`."""
+        """One protected block, for `with` and `async with`; see `Guard`."""
         # An `__init__` in Python would take a fifth of the whole block.
         guard = Guard()
         guard._protector = self
@@ -301,7 +305,7 @@ class Guard:
 
     A block that ends is a success, one that raises is sorted like any call. `fail`, `ignore` and
     `success` say otherwise; the last word counts. Entering raises CircuitBreakerOpenError if the
-    breaker refuses.
+    breaker refuses. One guard belongs to one thread or task; ask the breaker for another.
     """
 
     __slots__ = ("_given", "_protector", "_start", "_verdict")

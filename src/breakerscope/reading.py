@@ -18,11 +18,27 @@ class Reading:
     """Exact: each call that settled before is in it, and all numbers are of the same moment.
 
     Counters are totals since the breaker was made (in this process). Times are seconds, ratios run
-    from 0 to 1 and are None below the minimum number of calls. `open_wait` is the wait of the last
-    opening; before the first one, that of the policy.
+    from 0 to 1 and are None below the minimum number of calls. Frozen, so it may be shared between
+    threads.
 
-    A breaker of another library (see `bridges`) names in `untold` the metrics that it cannot tell,
-    and in `changes` all changes of state that it can make; None: those of the policy.
+    Attributes:
+        breaker: The name.
+        policy: The rules in force.
+        buckets: The upper bounds of the duration histogram, in seconds.
+        state: The state.
+        entered_at: When it was entered, as unix time.
+        figures: What the window holds.
+        open_wait: The wait of the last opening; before the first one, that of the policy.
+        durations: The duration histogram of each outcome but `REJECTED`.
+        rejected: Calls that were refused.
+        slow: Calls that took at least the policy's `slow_call` seconds.
+        in_flight: Calls that were admitted and have not ended.
+        would_reject: Calls that a policy in shadow mode would have refused.
+        fallbacks: Uses of a fallback, by what it stood in for.
+        transitions: Changes of state, by old state, new state and cause.
+        state_seconds: The time spent in each state.
+        untold: The metrics that a breaker of another library (see `bridges`) cannot tell.
+        changes: All changes of state that such a breaker can make; None: those of the policy.
     """
 
     breaker: str

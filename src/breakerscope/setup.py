@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from breakerscope.telemetry.otlp import Otlp
 
 SpanPolicy = Literal["all", "non_success", "off"]
+"""Which events go to OpenTelemetry; see `setup_telemetry(traces=...)`."""
 EventRoute = Literal["span", "log", "both"]
+"""How they go there; see `setup_telemetry(events=...)`."""
 
 CLOSE_SECONDS = 1.0
 """How long closing waits for the last log lines."""
@@ -28,7 +30,15 @@ Undo = list[Callable[[], object]]
 
 
 class Telemetry:
-    """What `setup_telemetry` switched on. `close()` switches it off and leaves nothing behind."""
+    """What `setup_telemetry` switched on. `close()` switches it off and leaves nothing behind.
+
+    As a context manager it closes at the end of the block. Thread-safe.
+
+    Attributes:
+        logs: Whether there are log lines.
+        metrics: Whether there are metrics for Prometheus.
+        traces: Which events go to OpenTelemetry: "all", "non_success" or "off".
+    """
 
     def __init__(self, undo: Undo, *, logs: bool, metrics: bool, traces: str) -> None:
         self._undo = undo

@@ -9,6 +9,7 @@ from typing import Literal
 from breakerscope.catalogue import LogEvent
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical", "off"]
+"""The level of a log event; "off" writes no such line. See `setup_telemetry(log_levels=...)`."""
 LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error", "critical", "off")
 OFF: LogLevel = "off"
 
