@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from breakerscope.catalogue import Metric
 from breakerscope.events import Cause, Outcome, State
 from breakerscope.ledger import Durations
 from breakerscope.machine import Figures
 from breakerscope.policy import Policy
+
+if TYPE_CHECKING:  # the names of metrics are for those who show them
+    from breakerscope.catalogue import Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
