@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 import breakerscope
 from breakerscope import CircuitBreakerOpenError
-from breakerscope.compat import _replaced, llm_circuit_breaker, metrics_prometheus, otel_integration
+from breakerscope.compat import _replaced, llm_circuit_breaker, metrics_prometheus
 from tests.guide.services import Services
 
 GUIDE = Path(__file__).parents[1] / "guide" / "blocks.markdown"
@@ -73,24 +70,12 @@ def guide() -> Iterator[Guide]:
     _replaced.start_over()
 
 
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """Where the spans of the guide's tracer go."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
-    monkeypatch.setattr(otel_integration, "_tracer", None)
-    return exporter
-
-
 def test_there_are_as_many_blocks_as_in_the_guide() -> None:
     assert len(BLOCKS) == 22
     assert GUIDE.read_text(encoding="utf-8").count("```python") == len(BLOCKS)
 
 
-def test_all_blocks_in_order(guide: Guide, spans: InMemorySpanExporter) -> None:
+def test_all_blocks_in_order(guide: Guide, compat_spans: InMemorySpanExporter) -> None:
     for heading, _ in BLOCKS:
         guide.run(heading)
 
@@ -296,7 +281,7 @@ def test_metrics(guide: Guide) -> None:
     assert samples["circuit_breaker_state", "search", "open"] == 1
 
 
-def test_tracing(guide: Guide, spans: InMemorySpanExporter) -> None:
+def test_tracing(guide: Guide, compat_spans: InMemorySpanExporter) -> None:
     guide.run("With OpenTelemetry")
     call = guide["call_with_tracing"]
     call("payment_api", lambda: "paid")
@@ -306,7 +291,7 @@ def test_tracing(guide: Guide, spans: InMemorySpanExporter) -> None:
         call("payment_api", lambda: 1 / 0)
     told = [
         (span.name, span.status.status_code.name, [event.name for event in span.events])
-        for span in spans.get_finished_spans()
+        for span in compat_spans.get_finished_spans()
     ]
     call_event, own = "circuit_breaker.call", "circuit_breaker.call"
     assert told == [

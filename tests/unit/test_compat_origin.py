@@ -18,16 +18,14 @@ from typing import Any, cast
 
 import pytest
 import structlog
-from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import breakerscope
 from breakerscope import CallSettled, CircuitBreakerOpenError, Outcome
-from breakerscope.compat import _replaced, llm_circuit_breaker, otel_integration
+from breakerscope.compat import _replaced, llm_circuit_breaker
 from breakerscope.compat.llm_circuit_breaker import (
     CircuitBreakerMetrics,
     CircuitState,
@@ -778,17 +776,6 @@ def test_bad_metrics(call: Any, said: str) -> None:
 # -- spans -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
-    monkeypatch.setattr(otel_integration, "_tracer", None)
-    return exporter
-
-
 def _trace_id(span: ReadableSpan) -> int:
     context = span.get_span_context()
     assert context is not None
@@ -820,7 +807,7 @@ def test_members_of_the_enums() -> None:
     }
 
 
-def test_spans_are_real_ones_with_a_parent(spans: InMemorySpanExporter) -> None:
+def test_spans_are_real_ones_with_a_parent(compat_spans: InMemorySpanExporter) -> None:
     tracer = OTelTracer("shop")
     assert tracer.get_active_span() is None
     with tracer.span_context("outer", {"a": 1}) as outer:
@@ -832,7 +819,7 @@ def test_spans_are_real_ones_with_a_parent(spans: InMemorySpanExporter) -> None:
         tracer.end_span(inner)
         other = tracer.start_span("other", parent_span_id=inner)
         tracer.end_span(other, SpanStatus.ERROR)
-    found = {span.name: span for span in spans.get_finished_spans()}
+    found = {span.name: span for span in compat_spans.get_finished_spans()}
     trace_ids = {_trace_id(span) for span in found.values()}
     assert len(trace_ids) == 1
     assert found["inner"].parent == outer.get_span_context()
@@ -842,16 +829,18 @@ def test_spans_are_real_ones_with_a_parent(spans: InMemorySpanExporter) -> None:
     assert statuses == {"inner": "OK", "other": "ERROR", "outer": "OK"}
 
 
-def test_requests_of_one_thread_have_traces_of_their_own(spans: InMemorySpanExporter) -> None:
+def test_requests_of_one_thread_have_traces_of_their_own(
+    compat_spans: InMemorySpanExporter,
+) -> None:
     tracer = OTelTracer("shop")
     for _ in range(2):
         with tracer.span_context("request"):
             pass
-    ids = {_trace_id(span) for span in spans.get_finished_spans()}
+    ids = {_trace_id(span) for span in compat_spans.get_finished_spans()}
     assert len(ids) == 2
 
 
-def test_an_error_is_told_once_and_stays_one(spans: InMemorySpanExporter) -> None:
+def test_an_error_is_told_once_and_stays_one(compat_spans: InMemorySpanExporter) -> None:
     tracer = OTelTracer("shop")
     with pytest.raises(ValueError), tracer.span_context("raises"):
         raise ValueError("bad")
@@ -868,7 +857,7 @@ def test_an_error_is_told_once_and_stays_one(spans: InMemorySpanExporter) -> Non
             span.status.status_code.name,
             [dict(event.attributes or {}) for event in span.events],
         )
-        for span in spans.get_finished_spans()
+        for span in compat_spans.get_finished_spans()
     ]
     assert told == [
         ("raises", "ERROR", [{"error.type": "ValueError", "error.message": "bad"}]),
@@ -878,7 +867,7 @@ def test_an_error_is_told_once_and_stays_one(spans: InMemorySpanExporter) -> Non
     ]
 
 
-def test_one_tracer_for_the_process(spans: InMemorySpanExporter) -> None:
+def test_one_tracer_for_the_process(compat_spans: InMemorySpanExporter) -> None:
     first = get_otel_tracer()
     assert get_otel_tracer() is first
     assert first.service_name == "default"
@@ -936,7 +925,7 @@ def test_each_replaced_name_is_tried() -> None:
 
 @pytest.mark.parametrize("name", USES)
 def test_a_replaced_name_warns_once_where_it_is_used(
-    name: str, spans: InMemorySpanExporter
+    name: str, compat_spans: InMemorySpanExporter
 ) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DeprecationWarning)
