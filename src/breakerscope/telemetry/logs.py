@@ -29,7 +29,7 @@ from breakerscope.events import (
 from breakerscope.hub import Guard, Hub, Subscription
 from breakerscope.reading import Source
 from breakerscope.telemetry.log_settings import OFF, LogLevel, LogSettings
-from breakerscope.telemetry.traces import trace_ids
+from breakerscope.telemetry.otel_context import trace_ids
 
 K = TypeVar("K")
 

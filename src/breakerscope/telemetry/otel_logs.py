@@ -16,7 +16,8 @@ from typing import Any
 from breakerscope.events import CallRejected, CallSettled, Event, Outcome, State, StateChanged
 from breakerscope.hub import Hub, Subscription
 from breakerscope.telemetry.errors import MissingExtraError
-from breakerscope.telemetry.traces import current_context, describe
+from breakerscope.telemetry.otel_context import current_context
+from breakerscope.telemetry.otel_events import describe
 
 NEEDED = "1.38"
 """The first opentelemetry-api whose loggers take the name of an event."""
