@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import breakerscope
-from tests.unit.multiprocess_stories import STORIES
+from tests.integration.multiprocess_stories import STORIES
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the mode is for servers that fork")
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def tell(story: str, folder: Path) -> Any:
     assert story in STORIES
     paths = [str(ROOT), str(Path(breakerscope.__file__).parents[1])]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.multiprocess_stories", story],
+        [sys.executable, "-m", "tests.integration.multiprocess_stories", story],
         env=os.environ
         | {"PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": os.pathsep.join(paths)},
         cwd=ROOT,

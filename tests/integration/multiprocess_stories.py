@@ -1,6 +1,6 @@
 """What happens in prometheus_client's multiprocess mode; run by test_metrics_multiprocess.
 
-`python -m tests.unit.multiprocess_stories STORY` prints JSON. The mode is chosen for a whole
+`python -m tests.integration.multiprocess_stories STORY` prints JSON. The mode is chosen for a whole
 process when prometheus_client is imported, so each story has one of its own.
 """
 
