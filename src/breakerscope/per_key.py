@@ -40,13 +40,14 @@ class BreakersPer:
     def __call__(self, key: str) -> CircuitBreaker:
         """The breaker of this key."""
         with self._lock:
-            if (breaker := self._recent.get(key)) is None:
+            breaker = self._recent.get(key)
+            if breaker is None or self._registry.get(breaker.name) is not breaker:
+                # It is new, or somebody removed it: it would go on without series.
                 breaker = self._recent[key] = self._make(f"{self._prefix}:{key}")
                 if len(self._recent) > self._limit:
                     _, oldest = self._recent.popitem(last=False)
                     self._registry.remove(oldest.name)
-            else:
-                self._recent.move_to_end(key)
+            self._recent.move_to_end(key)
             return breaker
 
     def __len__(self) -> int:

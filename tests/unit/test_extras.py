@@ -163,6 +163,20 @@ def test_shadow_mode_reports_and_refuses_nothing() -> None:
 # -- breakers per key --------------------
 
 
+def test_a_breaker_of_a_key_that_was_removed_is_made_anew() -> None:
+    per_host = bs.breakers_per("search", limit=2, consecutive_failures=3)
+    first, other = per_host("a"), per_host("b")
+    bs.remove_breaker("search:a")
+    again = per_host("a")
+    assert again is not first
+    assert per_host("a") is again
+    assert sorted(breaker.name for breaker in bs.breakers()) == ["search:a", "search:b"]
+    assert per_host("b") is other
+    per_host("c")
+    assert bs.get_breaker("search:a") is None
+    assert len(per_host) == 2
+
+
 def test_breakers_per_key_are_bounded() -> None:
     per_host = bs.breakers_per("search", limit=2, consecutive_failures=3)
     a, b = per_host("a"), per_host("b")
