@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,18 @@ def grafana(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grafana]:
     started = time.time()
     with scraped(commands, tmp_path_factory.mktemp("bridges")) as prometheus:
 
-        def all_closed_again() -> bool:
+        def all_have_grown(change: str) -> bool:
+            # What was so at the first scrape already is no growth, and so no mark on a panel.
             query = (
-                "sum by (breaker) (circuit_breaker_transitions_total"
-                '{from_state="half_open", to_state="closed"})'
+                f"sum by (breaker) (increase(circuit_breaker_transitions_total{{{change}}}[1m]))"
             )
             return sum(value > 0 for value in prometheus.query(query).values()) == len(LIBRARIES)
 
-        wait_until(all_closed_again, "all have closed again", 60)
+        for change, what in (
+            ('from_state="half_open", to_state="closed"', "all have closed again"),
+            ('from_state="closed", to_state="open"', "all have opened"),
+        ):
+            wait_until(partial(all_have_grown, change), what, 60)
         now_open = 'max_over_time(circuit_breaker_state{state="closed"}[2s]) == bool 0'
         wait_until(
             lambda: any(value > 0 for value in prometheus.query(now_open).values()), "open", 30

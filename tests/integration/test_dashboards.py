@@ -85,9 +85,14 @@ def grafana(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grafana]:
                 raise
 
         until("count by (instance, breaker) (circuit_breaker_info)", 2 * len(BREAKERS), "scrapes")
-        closings = 'circuit_breaker_transitions_total{cause="probes_succeeded"}'
+        # What was so at the first scrape already is no growth, and so no mark on a panel.
         busy = 2 * (len(BREAKERS) - 1)
-        until(f"sum by (instance, breaker) ({closings})", busy, "all have closed again")
+        for cause, what in (
+            ('cause="probes_succeeded"', "all have closed again"),
+            ('from_state="closed", to_state="open"', "all have opened"),
+        ):
+            grown = f"increase(circuit_breaker_transitions_total{{{cause}}}[1m])"
+            until(f"sum by (instance, breaker) ({grown})", busy, what)
         # So that the last scrapes have seen all of it, and something is open.
         until('max_over_time(circuit_breaker_state{state="closed"}[2s]) == bool 0', 2, "some open")
         end = time.time()
