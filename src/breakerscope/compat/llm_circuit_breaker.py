@@ -12,16 +12,16 @@ import inspect
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 from breakerscope.breaker import CircuitBreaker
+from breakerscope.compat._figures import CircuitBreakerMetrics, Notes, Totals
 from breakerscope.compat._replaced import replaced
 from breakerscope.events import Outcome, State
 from breakerscope.gate import CircuitBreakerOpenError
@@ -50,7 +50,6 @@ DEFAULT_PERCENTAGE = 5.0
 DEFAULT_TIMEOUT = 10.0
 MIN_CALLS = 5
 """A percentage says nothing before so many calls: else the first failure of all would be 100 %."""
-LATENCIES = 100
 GUIDE_ORDER = (
     "name",
     "failure_threshold",
@@ -102,69 +101,6 @@ class FailureThreshold:
         percentage = self.percentage
         if percentage is not None and not (_is_number(percentage) and 0 < percentage <= 100):
             raise ValueError(f"percentage={percentage!r}: allowed is above 0, up to 100")
-
-
-@dataclass(slots=True)
-class CircuitBreakerMetrics:
-    """What was counted since the breaker was made or reset. Times are unix times in seconds,
-    latencies the seconds of the last 100 successes.
-    """
-
-    success_count: int = 0
-    failure_count: int = 0
-    total_calls: int = 0
-    last_failure_time: float | None = None
-    last_success_time: float | None = None
-    consecutive_successes: int = 0
-    consecutive_failures: int = 0
-    state_transitions: int = 0
-    latencies: list[float] = field(default_factory=list[float])
-
-    def get_failure_rate(self) -> float:
-        """The share of failed calls, 0 to 1; 0.0 before the first call."""
-        return self.failure_count / self.total_calls if self.total_calls else 0.0
-
-    def get_average_latency(self) -> float:
-        """The mean of `latencies`, in seconds; 0.0 if there are none."""
-        return math.fsum(self.latencies) / len(self.latencies) if self.latencies else 0.0
-
-
-class _Totals(NamedTuple):
-    """What only ever grows, as the breaker counts it."""
-
-    successes: int
-    failures: int
-    transitions: int
-
-
-class _Notes:
-    """What the old figures have besides: when it went well and when not. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.clear()
-
-    def clear(self) -> None:
-        """As if nothing had happened."""
-        self.last_failure: float | None = None
-        self.last_success: float | None = None
-        self.successes_in_a_row = 0
-        self.failures_in_a_row = 0
-        self.latencies: deque[float] = deque(maxlen=LATENCIES)
-
-    def add(self, outcome: Outcome, seconds: float) -> None:
-        """One call that went through."""
-        now = time.time()
-        with self._lock:
-            if outcome is Outcome.SUCCESS:
-                self.last_success = now
-                self.successes_in_a_row += 1
-                self.failures_in_a_row = 0
-                self.latencies.append(seconds)
-            elif outcome is Outcome.FAILURE:
-                self.last_failure = now
-                self.failures_in_a_row += 1
-                self.successes_in_a_row = 0
 
 
 class BreakerOptions(TypedDict, total=False):
@@ -241,8 +177,8 @@ class LLMCircuitBreaker:
     def _begin(self, breaker: CircuitBreaker, fallback: Callable[[], Any] | None) -> None:
         self.breaker = breaker
         """The breaker itself, with all that the guide does not know."""
-        self._notes = _Notes()
-        self._before = _Totals(0, 0, 0)
+        self._notes = Notes()
+        self._before = Totals(0, 0, 0)
         self._call: Callable[..., Any] = breaker.call
         self._call_async: Callable[..., Any] = breaker.call
         self._protect: Callable[[Callable[..., Any]], Callable[..., Any]] = breaker
@@ -361,20 +297,9 @@ class LLMCircuitBreaker:
     @property
     def metrics(self) -> CircuitBreakerMetrics:
         """What was counted so far, as a copy."""
-        totals, before, notes = self._totals(), self._before, self._notes
-        successes = totals.successes - before.successes
-        failures = totals.failures - before.failures
-        return CircuitBreakerMetrics(
-            success_count=successes,
-            failure_count=failures,
-            total_calls=successes + failures,
-            last_failure_time=notes.last_failure,
-            last_success_time=notes.last_success,
-            consecutive_successes=notes.successes_in_a_row,
-            consecutive_failures=notes.failures_in_a_row,
-            state_transitions=totals.transitions - before.transitions,
-            latencies=list(notes.latencies),
-        )
+        totals, before = self._totals(), self._before
+        grown = (now - then for now, then in zip(totals, before, strict=True))
+        return self._notes.beside(Totals(*grown))
 
     def get_stats(self) -> dict[str, Any]:
         """State, thresholds, metrics and times: unix times in seconds, ratios from 0 to 1."""
@@ -409,9 +334,9 @@ class LLMCircuitBreaker:
             },
         }
 
-    def _totals(self) -> _Totals:
+    def _totals(self) -> Totals:
         reading = self.breaker.read()
-        return _Totals(
+        return Totals(
             reading.calls[Outcome.SUCCESS],
             reading.calls[Outcome.FAILURE],
             sum(reading.transitions.values()),
