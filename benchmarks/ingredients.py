@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from benchmarks.loops import Body, calls
 from benchmarks.rounds import Subject
-from breakerscope.events import CallSettled, CallSettledDraft, Outcome, State
+from breakerscope.core.events import CallSettled, CallSettledDraft, Outcome, State
 
 
 @dataclass(frozen=True, slots=True)

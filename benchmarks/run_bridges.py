@@ -15,8 +15,8 @@ from tests.unit.bridged import KINDS, Kind
 
 from benchmarks.loops import Body, Loop, broken, calls, catching, empty
 from benchmarks.rounds import Subject, Timing, measure
-from breakerscope.events import Outcome
-from breakerscope.hub import Hub
+from breakerscope.core.events import Outcome
+from breakerscope.event_bus import Hub
 from breakerscope.registry import Registry
 
 HOUR = 3600.0

@@ -16,8 +16,8 @@ import breakerscope
 from benchmarks import loops, ours, peers
 from benchmarks.loops import Body
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.gate import Clock
-from breakerscope.policy import Policy
+from breakerscope.core.clock import Clock
+from breakerscope.core.policy import Policy
 
 CALLS = 20_000
 BREAKERS = (1, 100, 10_000)

@@ -12,8 +12,8 @@ from breakerscope.bridges.libraries import LIBRARIES, Library
 from breakerscope.catalogue import BREAKER
 from breakerscope.catalogue import METRICS as ALL_METRICS
 from breakerscope.codec import event_schema
-from breakerscope.events import Cause, State
-from breakerscope.machine import TRANSITIONS, TRIPS
+from breakerscope.core.events import Cause, State
+from breakerscope.core.transitions import TRANSITIONS, TRIPS
 from breakerscope.reference import (
     as_json,
     differences,

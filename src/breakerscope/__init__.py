@@ -6,9 +6,12 @@ Everything public is here; the modules behind it may move.
 from typing import TYPE_CHECKING, Any
 
 from breakerscope.breaker import BreakerNameError, CircuitBreaker
-from breakerscope.classify import Classifier, ClassifierError
 from breakerscope.config import ConfigError
-from breakerscope.events import (
+from breakerscope.core.classification import Classifier, ClassifierError
+from breakerscope.core.clock import Clock
+from breakerscope.core.counters import BucketsError
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import (
     CallRejected,
     CallSettled,
     Cause,
@@ -18,9 +21,12 @@ from breakerscope.events import (
     State,
     StateChanged,
 )
+from breakerscope.core.guard import Exchange, Guard
+from breakerscope.core.policy import Policy, PolicyError
+from breakerscope.core.reading import Reading
+from breakerscope.core.transitions import Figures
+from breakerscope.event_bus import Subscription, SubscriptionError
 from breakerscope.fallback import FallbackError
-from breakerscope.gate import CircuitBreakerOpenError, Clock
-from breakerscope.hub import Subscription, SubscriptionError
 from breakerscope.instrument import (
     breakers,
     breakers_per,
@@ -31,12 +37,7 @@ from breakerscope.instrument import (
     subscribe,
     to_jsonl,
 )
-from breakerscope.ledger import BucketsError
-from breakerscope.machine import Figures
 from breakerscope.per_key import BreakersPer, LimitError
-from breakerscope.policy import Policy, PolicyError
-from breakerscope.protect import Exchange, Guard
-from breakerscope.reading import Reading
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
 from breakerscope.setup import EventRoute, SpanPolicy, Telemetry, flush, setup_telemetry
@@ -120,6 +121,11 @@ __all__ = [
     "subscribe",
     "to_jsonl",
 ]
+
+for _name in __all__:
+    # The name of a class goes into events and pickles: the module behind it is nobody's business.
+    if isinstance(_class := globals().get(_name), type):
+        _class.__module__ = __name__
 
 _AT_FIRST_USE = {
     "codec": (

@@ -6,15 +6,16 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
-from breakerscope.classify import EVERY_EXCEPTION_FAILS, Classifier
-from breakerscope.events import EventType, Outcome, State
+from breakerscope.core.classification import EVERY_EXCEPTION_FAILS, Classifier
+from breakerscope.core.clock import SYSTEM_CLOCK, Clock
+from breakerscope.core.controller import Controller
+from breakerscope.core.counters import DEFAULT_BUCKETS, checked_buckets
+from breakerscope.core.events import EventType, Outcome, State
+from breakerscope.core.executor import Executor
+from breakerscope.core.policy import Policy
+from breakerscope.core.reading import Reading
+from breakerscope.event_bus import Hub, SubscribeOptions, Subscription, default_hub
 from breakerscope.fallback import Fallback
-from breakerscope.gate import SYSTEM_CLOCK, Clock, Gate
-from breakerscope.hub import Hub, SubscribeOptions, Subscription, default_hub
-from breakerscope.ledger import DEFAULT_BUCKETS, checked_buckets
-from breakerscope.policy import Policy
-from breakerscope.protect import Protector
-from breakerscope.reading import Reading
 from breakerscope.snapshots import checked, to_snapshot
 
 P = ParamSpec("P")
@@ -44,7 +45,7 @@ def _random() -> float:
     return random()  # noqa: S311 - spreads waits, keeps no secret
 
 
-class CircuitBreaker(Protector):
+class CircuitBreaker(Executor):
     """A circuit breaker. Thread-safe and task-safe; one object serves sync and async calls.
 
     `@breaker` protects a function of any kind, `breaker.call(fn, ...)` one call,
@@ -54,34 +55,35 @@ class CircuitBreaker(Protector):
     `random` are for tests: seconds, and a number from 0 to 1 for the jitter.
     """
 
-    __slots__ = ("__weakref__", "labels")
+    __slots__ = ("__weakref__", "_hub", "labels")
 
     def __init__(self, name: str, policy: Policy | None = None, **parts: Unpack[Parts]) -> None:
         if not isinstance(name, str) or not name.strip():
             raise BreakerNameError(f"name={name!r}: allowed is text that is not empty")
         clock = parts.get("clock", SYSTEM_CLOCK)
         hub = parts.get("hub", default_hub)
-        gate = Gate(
+        controller = Controller(
             name,
             policy or Policy(),
             buckets=checked_buckets(parts.get("buckets", DEFAULT_BUCKETS)),
             clock=clock,
             random=parts.get("random", _random),
-            hub=hub,
+            bus=hub,
         )
-        super().__init__(gate, parts.get("classifier", EVERY_EXCEPTION_FAILS), clock, hub)
+        self._hub = hub
+        super().__init__(controller, parts.get("classifier", EVERY_EXCEPTION_FAILS), clock, hub)
         self.labels: Mapping[str, str] = parts.get("labels") or NO_LABELS
         """Labels of this breaker's metrics, besides those of the set-up."""
 
     @property
     def name(self) -> str:
         """The name, which is the label `breaker` in all telemetry."""
-        return self._gate.name
+        return self._controller.name
 
     @property
     def policy(self) -> Policy:
         """The rules."""
-        return self._gate.policy
+        return self._controller.policy
 
     @property
     def classifier(self) -> Classifier:
@@ -91,16 +93,16 @@ class CircuitBreaker(Protector):
     @property
     def buckets(self) -> tuple[float, ...]:
         """The upper bounds of the duration histogram, in seconds."""
-        return self._gate.buckets
+        return self._controller.buckets
 
     @property
     def state(self) -> State:
         """The present state. An open breaker whose wait is over stays open until a call asks."""
-        return self._gate.state
+        return self._controller.state
 
     def read(self) -> Reading:
         """All counters and figures at this moment, exact and consistent with each other."""
-        return self._gate.read()
+        return self._controller.read()
 
     # -- protected calls ---------------------------------------------------------------------------
 
@@ -128,7 +130,7 @@ class CircuitBreaker(Protector):
             fallback,
             on=on,
             protect=self._wrap,
-            gate=self._gate,
+            controller=self._controller,
             classifier=self._classifier,
         )
 
@@ -136,15 +138,15 @@ class CircuitBreaker(Protector):
 
     def force_open(self, reason: str | None = None) -> None:
         """Refuse every call until `reset`, `disable` or `adopt`. `reason` goes into the event."""
-        self._gate.command(lambda machine, now: machine.force_open(now, reason))
+        self._controller.command(lambda machine, now: machine.force_open(now, reason))
 
     def disable(self, reason: str | None = None) -> None:
         """Admit every call, and go on observing, until `reset`, `force_open` or `adopt`."""
-        self._gate.command(lambda machine, now: machine.disable(now, reason))
+        self._controller.command(lambda machine, now: machine.disable(now, reason))
 
     def reset(self, reason: str | None = None) -> None:
         """Close, and forget the window and the back-off. Counters go on."""
-        self._gate.command(lambda machine, now: machine.reset(now, reason))
+        self._controller.command(lambda machine, now: machine.reset(now, reason))
 
     @contextmanager
     def isolated(self, reason: str | None = None) -> Generator[None]:
@@ -154,15 +156,15 @@ class CircuitBreaker(Protector):
         forgets window and back-off at once); without one, the breaker goes on as it was before (an
         open one with the rest of its wait).
         """
-        self._gate.command(lambda machine, now: machine.isolate(now, reason))
+        self._controller.command(lambda machine, now: machine.isolate(now, reason))
         try:
             yield
         finally:
-            self._gate.command(lambda machine, now: machine.end_isolation(now, reason))
+            self._controller.command(lambda machine, now: machine.end_isolation(now, reason))
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as plain data that JSON can hold; see `adopt`."""
-        return to_snapshot(self.name, self.policy, self._gate.dump())
+        return to_snapshot(self.name, self.policy, self._controller.dump())
 
     def adopt(self, snapshot: Mapping[str, Any]) -> None:
         """Take over a state from `snapshot()`, of this or another process.
@@ -171,7 +173,7 @@ class CircuitBreaker(Protector):
         calls in flight are not. Raises SnapshotError with all problems, and then changes nothing.
         """
         state = checked(snapshot, self.policy)
-        self._gate.command(lambda machine, now: machine.load(state, now))
+        self._controller.adopt(state)
 
     # -- events ------------------------------------------------------------------------------------
 

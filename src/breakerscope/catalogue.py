@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from breakerscope.events import FALLBACK_OUTCOMES, SETTLED_OUTCOMES, Cause, Outcome, State
+from breakerscope.core.events import FALLBACK_OUTCOMES, SETTLED_OUTCOMES, Cause, Outcome, State
 
 
 class Kind(StrEnum):

@@ -18,7 +18,7 @@ from types import NoneType
 from typing import Any, NamedTuple, cast, get_args, get_type_hints
 
 from breakerscope.catalogue import EVENT_SCHEMA_VERSION, EventKey
-from breakerscope.events import EVENT_TYPES, Event, EventType
+from breakerscope.core.events import EVENT_TYPES, Event, EventType
 
 _JSON_NAMES: Mapping[type, str] = {
     str: "string",

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from breakerscope.policy import ALLOWED
+from breakerscope.core.policy import ALLOWED
 
 if TYPE_CHECKING:
     from os import PathLike

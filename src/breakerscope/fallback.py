@@ -9,9 +9,10 @@ import inspect
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from breakerscope.classify import Classifier, error_name
-from breakerscope.events import FALLBACK_OUTCOMES, Outcome
-from breakerscope.gate import CircuitBreakerOpenError, Gate
+from breakerscope.core.classification import Classifier, error_name
+from breakerscope.core.controller import Controller
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import FALLBACK_OUTCOMES, Outcome
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +31,7 @@ class Fallback(Generic[P, R]):
         *,
         on: Collection[Outcome],
         protect: Callable[[Callable[..., Any]], Callable[..., Any]],
-        gate: Gate,
+        controller: Controller,
         classifier: Classifier,
     ) -> None:
         if not callable(fallback):
@@ -41,7 +42,7 @@ class Fallback(Generic[P, R]):
         self._fallback = fallback
         self._on = frozenset(on)
         self._protect = protect
-        self._gate = gate
+        self._controller = controller
         self._classifier = classifier
 
     @overload
@@ -93,11 +94,12 @@ class Fallback(Generic[P, R]):
         return with_fallback
 
     def _steps_in_for(self, error: Exception) -> bool:
-        refused = isinstance(error, CircuitBreakerOpenError) and error.breaker == self._gate.name
+        name = self._controller.name
+        refused = isinstance(error, CircuitBreakerOpenError) and error.breaker == name
         outcome = Outcome.REJECTED if refused else self._classifier.of_error(error)
         if outcome not in self._on:
             return False
-        self._gate.fallback_used(outcome, error_name(error))
+        self._controller.fallback_used(outcome, error_name(error))
         return True
 
     def _steps_in_after(self, result: object) -> bool:
@@ -105,5 +107,5 @@ class Fallback(Generic[P, R]):
             return False
         if self._classifier.of_result(result) is not Outcome.FAILURE:
             return False
-        self._gate.fallback_used(Outcome.FAILURE, "failure_if")
+        self._controller.fallback_used(Outcome.FAILURE, "failure_if")
         return True

@@ -9,25 +9,25 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from breakerscope.breaker import BreakerNameError, CircuitBreaker
-from breakerscope.classify import (
+from breakerscope.config import from_environment, from_mapping, read_toml
+from breakerscope.core.classification import (
     EVERY_EXCEPTION_FAILS,
     Classifier,
     ExceptionRule,
     HintRule,
     ResultRule,
 )
-from breakerscope.config import from_environment, from_mapping, read_toml
-from breakerscope.events import EventType
-from breakerscope.hub import (
+from breakerscope.core.counters import DEFAULT_BUCKETS
+from breakerscope.core.events import EventType
+from breakerscope.core.policy import Policy
+from breakerscope.event_bus import (
     DEFAULT_QUEUE_SIZE,
     SubscribeFilter,
     SubscribeOptions,
     Subscription,
     default_hub,
 )
-from breakerscope.ledger import DEFAULT_BUCKETS
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
-from breakerscope.policy import Policy
 from breakerscope.registry import default_registry
 from breakerscope.setup import check_labels, set_up_once
 from breakerscope.telemetry.settings import checked_labels

@@ -6,8 +6,8 @@ from collections.abc import Generator
 
 import pytest
 
-from breakerscope.events import Event
-from breakerscope.hub import default_hub
+from breakerscope.core.events import Event
+from breakerscope.event_bus import default_hub
 from breakerscope.registry import default_registry
 from breakerscope.testing import FakeClock, capture_events, strict_listeners
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 from breakerscope import catalogue
 from breakerscope.catalogue import Kind, Label, LogEvent, LogKey, Metric
 from breakerscope.codec import event_schema
-from breakerscope.events import EVENT_TYPES, EventType
+from breakerscope.core.events import EVENT_TYPES, EventType
 from breakerscope.telemetry.log_settings import LogSettings
 
 METRICS = "metrics"

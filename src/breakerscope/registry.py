@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from weakref import ref
 
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.reading import Source
+from breakerscope.core.reading import Source
 
 
 class ContradictionError(ValueError):

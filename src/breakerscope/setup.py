@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
-from breakerscope.hub import default_hub
+from breakerscope.event_bus import default_hub
 from breakerscope.registry import default_registry
 from breakerscope.telemetry.errors import MissingExtraError, TelemetryError
 from breakerscope.telemetry.settings import MAX_BREAKERS, MetricsSettings

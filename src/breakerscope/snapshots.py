@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from breakerscope.events import State
-from breakerscope.policy import Policy
-from breakerscope.windows import TimeWindow
+from breakerscope.core.events import State
+from breakerscope.core.policy import Policy
+from breakerscope.core.windows import TimeWindow
 
 SNAPSHOT_VERSION = 1
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Self, Unpack
 
-from breakerscope.events import Event, EventType
-from breakerscope.hub import (
+from breakerscope.core.events import Event, EventType
+from breakerscope.event_bus import (
     DEFAULT_QUEUE_SIZE,
     Hub,
     SubscribeFilter,

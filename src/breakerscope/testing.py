@@ -6,9 +6,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.events import Event, EventType, State
-from breakerscope.gate import Clock
-from breakerscope.hub import Hub, default_hub
+from breakerscope.core.clock import Clock
+from breakerscope.core.events import Event, EventType, State
+from breakerscope.event_bus import Hub, default_hub
 
 
 class FakeClock:

@@ -24,7 +24,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import breakerscope as bs
 from breakerscope import catalogue
-from breakerscope.hub import default_hub
+from breakerscope.event_bus import default_hub
 from breakerscope.registry import default_registry
 from breakerscope.telemetry.metrics import BreakerCollector, DuplicateMetricError
 from breakerscope.telemetry.settings import MetricsSettings

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from breakerscope import catalogue
 from breakerscope.bridges.libraries import LIBRARIES, Library
-from breakerscope.hub import Hub
+from breakerscope.event_bus import Hub
 from breakerscope.mixin import MixinConfig, rendered, rendered_alerts
 from breakerscope.mixin.queries import series_of
 from breakerscope.registry import Registry

@@ -14,11 +14,11 @@ import pytest
 
 from breakerscope import CircuitBreakerOpenError, Outcome
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.classify import Classifier
-from breakerscope.events import CallRejected, CallSettled, Event, StateChanged
-from breakerscope.hub import Hub
-from breakerscope.policy import Policy
-from breakerscope.reading import Reading
+from breakerscope.core.classification import Classifier
+from breakerscope.core.events import CallRejected, CallSettled, Event, StateChanged
+from breakerscope.core.policy import Policy
+from breakerscope.core.reading import Reading
+from breakerscope.event_bus import Hub
 from tests.unit.support import Boom
 
 THREADS = 8

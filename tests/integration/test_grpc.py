@@ -18,13 +18,13 @@ import pytest
 import breakerscope as bs
 from breakerscope import Outcome, State
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.events import CallRejected, CallSettled
+from breakerscope.core.events import CallRejected, CallSettled
+from breakerscope.core.policy import Policy
 from breakerscope.integrations.grpc import (
     BreakerInterceptor,
     RpcRejectedError,
     aio_interceptors,
 )
-from breakerscope.policy import Policy
 from breakerscope.testing import FakeClock, capture_events
 from tests.servers.process import free_port, wait_until
 from tests.servers.rpc import RpcServer, methods

@@ -16,13 +16,13 @@ from prometheus_client import CollectorRegistry
 import breakerscope as bs
 from breakerscope import Outcome, State
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.classify import Classifier
-from breakerscope.events import CallRejected, CallSettled
+from breakerscope.core.classification import Classifier
+from breakerscope.core.events import CallRejected, CallSettled
+from breakerscope.core.policy import Policy
 from breakerscope.instrument import CLASSIFIER_OPTIONS
 from breakerscope.integrations import httpx as for_httpx
 from breakerscope.integrations import requests as for_requests
 from breakerscope.integrations._http import host_key
-from breakerscope.policy import Policy
 from breakerscope.testing import FakeClock, capture_events
 from tests.integration.clients import CLIENTS, Client, Httpx, Requests, always, tried
 from tests.servers.faulty import FaultyServer

@@ -14,7 +14,7 @@ import trio
 
 import breakerscope as bs
 from breakerscope import Outcome, State
-from breakerscope.events import CallSettled
+from breakerscope.core.events import CallSettled
 from breakerscope.integrations.httpx import (
     RULES,
     AsyncBreakerTransport,

@@ -16,7 +16,7 @@ import urllib3
 
 import breakerscope as bs
 from breakerscope import Outcome, State
-from breakerscope.events import CallSettled
+from breakerscope.core.events import CallSettled
 from breakerscope.integrations.requests import RULES, BreakerAdapter, RequestRejectedError
 from breakerscope.testing import capture_events, force_state
 from tests.integration.clients import TIMEOUT, always

@@ -14,9 +14,9 @@ import tenacity
 import breakerscope as bs
 from breakerscope import State
 from breakerscope.breaker import CircuitBreaker
+from breakerscope.core.policy import Policy
 from breakerscope.integrations.stamina import unless_rejected
 from breakerscope.integrations.tenacity import RetryUnlessRejected, WaitForBreaker
-from breakerscope.policy import Policy
 from breakerscope.testing import FakeClock
 
 

@@ -13,7 +13,7 @@ import sys
 from opentelemetry import trace
 
 import breakerscope as bs
-from breakerscope.hub import default_hub
+from breakerscope.event_bus import default_hub
 
 
 def main() -> None:

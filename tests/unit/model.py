@@ -3,10 +3,10 @@
 It takes over three enums and the policy as a value. It keeps lists of what happened and works
 everything out again at each step. The rules, in its own words:
 
-1.  CLOSED admits every call. Each SUCCESS or FAILURE that settles goes into the window, then the
-    trip rules are looked at, in this order: failures in a row, number of failures, share of
-    failures, share of slow calls. A share is looked at only with at least `min_calls` calls, and
-    it is met when it is as large as the rule or larger.
+1.  CLOSED admits every call. Each SUCCESS or FAILURE that settles goes into the window. After a
+    FAILURE or a slow call the trip rules are looked at, in this order: failures in a row, number of
+    failures, share of failures, share of slow calls. A share is looked at only with at least
+    `min_calls` calls, and it is met when it is as large as the rule or larger.
 2.  IGNORED and CANCELLED are reported and change nothing, but a probe gives its place back.
 3.  A window of calls is the last `window` entries. A window of time is cut into 10 buckets that
     begin at multiples of their width: an entry counts while its bucket is one of the last 10.
@@ -31,9 +31,11 @@ everything out again at each step. The rules, in its own words:
     change of state.
 12. The first isolation forces the circuit open, the last one that ends brings back the state it
     found (an open wait goes on; half-open comes back as open), or the last command given meanwhile.
-13. Each change of state begins a new era. What was admitted in an older one is late.
+13. Each change of state and each reset begins a new era. What was admitted in an older one is late.
 14. Time that runs backwards is time that stands still.
-15. In shadow mode a call that would be refused is made all the same. Its result says nothing, and
+15. A call that is made inside a probe in flight, of the same era, is admitted beside it: it is
+    counted, says nothing, and takes no place.
+16. In shadow mode a call that would be refused is made all the same. Its result says nothing, and
     is not called late.
 """
 
@@ -47,8 +49,8 @@ from itertools import pairwise
 from math import floor, inf
 from typing import Any
 
-from breakerscope.events import Cause, Outcome, State
-from breakerscope.policy import Policy
+from breakerscope.core.events import Cause, Outcome, State
+from breakerscope.core.policy import Policy
 
 NO_ERA = -1
 
@@ -62,6 +64,8 @@ class Ticket:
     era: int
     state: State
     ends: float = inf
+    inside: tuple[Ticket, ...] = ()
+    nested: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,9 +180,15 @@ class Model:
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def ask(self, clock: float) -> Ticket | Refusal:
+    def ask(self, clock: float, inside: Ticket | None = None) -> Ticket | Refusal:
         """A call asks."""
         now = self.look(clock)
+        around = () if inside is None else (inside, *inside.inside)
+        if self.state is State.HALF_OPEN:
+            self.free_places(now)
+            if any(outer in self.places for outer in around):
+                self.in_flight += 1
+                return Ticket(self.era, self.state, inside=around, nested=True)
         if self.state is State.OPEN and now >= self.open_until:
             self.change(State.HALF_OPEN, Cause.WAIT_ELAPSED)
         admitted, retry_after = self.answer(now)
@@ -187,6 +197,7 @@ class Model:
                 self.era,
                 self.state,
                 now + self.policy.probe_lease if self.state is State.HALF_OPEN else inf,
+                around,
             )
             if self.state is State.HALF_OPEN:
                 self.places.append(ticket)
@@ -206,7 +217,7 @@ class Model:
         )
         if shadow:
             self.in_flight += 1
-            return Ticket(NO_ERA, self.state)
+            return Ticket(NO_ERA, self.state, inside=around)
         return Refusal(self.state, retry_after)
 
     def answer(self, now: float) -> tuple[bool, float | None]:
@@ -266,7 +277,7 @@ class Model:
             slow=slow,
             late=late and ticket.era != NO_ERA,
         )
-        if late:
+        if late or ticket.nested:
             return
         if hint > 0:
             self.earliest = max(self.earliest, now + hint)
@@ -278,7 +289,7 @@ class Model:
         if self.state is State.CLOSED:
             self.row = self.row + 1 if failed else 0
             self.entries.append(Entry(now, failed, slow))
-            if (cause := self.met_rule()) is not None:
+            if (failed or slow) and (cause := self.met_rule()) is not None:
                 self.open(cause)
         elif self.state is State.HALF_OPEN:
             self.row = self.row + 1 if failed else 0
@@ -357,6 +368,8 @@ class Model:
         elif self.state is not target:
             self.change(target, cause, reason=reason)
         if target is State.CLOSED:
+            self.era += 1
+            self.places = []
             self.forget_all()
 
     def forget_all(self) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
+from typing import Any, NamedTuple
 
 import pytest
 
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.gate import CircuitBreakerOpenError
-from breakerscope.hub import Hub
-from breakerscope.policy import Policy
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import Outcome, State
+from breakerscope.core.permits import AnyPermit, Permit, SharedPermit
+from breakerscope.core.persistence import dump, load
+from breakerscope.core.policy import Policy
+from breakerscope.core.state_machine import StateMachine
+from breakerscope.core.transitions import Figures, Transition
+from breakerscope.core.windows import Window
+from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock
 
 
@@ -52,3 +60,126 @@ def refused(breaker: CircuitBreaker, fn: Callable[[], object] = succeed) -> Circ
     with pytest.raises(CircuitBreakerOpenError) as caught:
         breaker.call(fn)
     return caught.value
+
+
+def refused_elsewhere(breaker: CircuitBreaker) -> CircuitBreakerOpenError:
+    """The same for a call that is not inside of those that the test is inside of."""
+    return Context().run(refused, breaker)
+
+
+class Admission(NamedTuple):
+    """What a machine answered to a call that asked, and the change of state that came with it."""
+
+    permit: AnyPermit | None
+    retry_after: float | None = None
+    transition: Transition | None = None
+
+
+class Verdict(NamedTuple):
+    """Whether a result came too late to count, and the change of state that it made."""
+
+    late: bool = False
+    transition: Transition | None = None
+
+
+class Machine:
+    """A state machine each of whose steps gives back the change of state that it made."""
+
+    def __init__(self, policy: Policy, *, now: float, random: Callable[[], float]) -> None:
+        self.real = StateMachine(policy, now=now, random=random)
+
+    def _changed(self, act: Callable[[], object]) -> Transition | None:
+        before = self.real.transition
+        act()
+        assert self.permit.state is self.state
+        assert self.permit.generation == self.generation
+        return None if self.real.transition is before else self.real.transition
+
+    @property
+    def state(self) -> State:
+        return self.real.state
+
+    @property
+    def generation(self) -> int:
+        return self.real.generation
+
+    @property
+    def permit(self) -> SharedPermit:
+        return self.real.permit
+
+    @property
+    def window(self) -> Window:
+        return self.real.window
+
+    @property
+    def wait(self) -> float:
+        return self.real.wait
+
+    @property
+    def consecutive_failures(self) -> int:
+        return self.real.consecutive_failures
+
+    @property
+    def leases(self) -> list[Permit]:
+        return [probe for lease in self.real._leases if (probe := lease()) is not None]
+
+    def admit(self, now: float, inside: Sequence[Permit] = ()) -> Admission:
+        answers: list[tuple[AnyPermit | None, float | None]] = []
+        changed = self._changed(lambda: answers.append(self.real.admit(now, inside)))
+        return Admission(*answers[0], changed)
+
+    def settle(
+        self,
+        permit: AnyPermit,
+        outcome: Outcome,
+        *,
+        now: float,
+        slow: bool = False,
+        hint: float = 0.0,
+    ) -> Verdict:
+        late: list[bool] = []
+        changed = self._changed(
+            lambda: late.append(self.real.settle(permit, outcome, now=now, slow=slow, hint=hint))
+        )
+        return Verdict(late[0], changed)
+
+    def settle_batch(self, n: int, *, failed: bool = False) -> Transition | None:
+        def settle() -> None:
+            self.real.settle_batch(n, failed=failed)
+            if failed:
+                self.real.judge()
+
+        return self._changed(settle)
+
+    def failures_until_trip(self) -> float:
+        return self.real.failures_until_trip()
+
+    def figures(self, now: float) -> Figures:
+        return self.real.figures(now)
+
+    def advance(self, now: float) -> float:
+        return self.real.advance(now)
+
+    def new_generation(self) -> None:
+        self.real.new_generation()
+
+    def force_open(self, now: float, reason: str | None = None) -> Transition | None:
+        return self._changed(lambda: self.real.force_open(now, reason))
+
+    def disable(self, now: float, reason: str | None = None) -> Transition | None:
+        return self._changed(lambda: self.real.disable(now, reason))
+
+    def reset(self, now: float, reason: str | None = None) -> Transition | None:
+        return self._changed(lambda: self.real.reset(now, reason))
+
+    def isolate(self, now: float, reason: str | None = None) -> Transition | None:
+        return self._changed(lambda: self.real.isolate(now, reason))
+
+    def end_isolation(self, now: float, reason: str | None = None) -> Transition | None:
+        return self._changed(lambda: self.real.end_isolation(now, reason))
+
+    def dump(self, now: float) -> dict[str, Any]:
+        return dump(self.real, now)
+
+    def load(self, data: Mapping[str, Any], now: float) -> Transition | None:
+        return self._changed(lambda: load(self.real, data, now))

@@ -9,9 +9,9 @@ import pytest
 
 import breakerscope as bs
 from breakerscope import BreakerNameError, BucketsError, ClassifierError, Policy, PolicyError
+from breakerscope.core.counters import checked_buckets
+from breakerscope.core.policy import ALLOWED
 from breakerscope.instrument import CLASSIFIER_OPTIONS, BreakerOptions
-from breakerscope.ledger import checked_buckets
-from breakerscope.policy import ALLOWED
 from breakerscope.registry import ContradictionError
 
 

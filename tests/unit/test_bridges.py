@@ -48,8 +48,8 @@ from breakerscope.bridges.libraries import (
     PYBREAKER,
 )
 from breakerscope.catalogue import LogEvent, Metric, SpanEventName
-from breakerscope.hub import Hub
-from breakerscope.reading import Reading
+from breakerscope.core.reading import Reading
+from breakerscope.event_bus import Hub
 from breakerscope.registry import ContradictionError, Registry
 from breakerscope.telemetry import logs, otel_metrics, traces
 from breakerscope.telemetry.errors import MissingExtraError
@@ -670,7 +670,7 @@ def test_a_fault_of_the_telemetry_does_not_reach_the_call(
     with world.join(kind, target):
         work = kind.protect(target, good)
         work()
-        for method in ("settled", "rejected", "look", "admitted", "_publish_locked"):
+        for method in ("settled", "rejected", "look", "admitted", "_changed_locked"):
             monkeypatch.setattr(ForeignBreaker, method, broken)
         assert work() == "good"
         ends = [ending(kind.protect(target, bad)) for _ in range(9)]

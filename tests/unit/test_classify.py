@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from breakerscope import Classifier, ClassifierError, Outcome
-from breakerscope.classify import error_name
+from breakerscope.core.classification import error_name
 
 FAILURE, IGNORED, CANCELLED = Outcome.FAILURE, Outcome.IGNORED, Outcome.CANCELLED
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 import breakerscope as bs
-from breakerscope.events import EVENT_TYPES, CallRejected, CallSettled, Event, Outcome, State
-from breakerscope.hub import Hub
+from breakerscope.core.events import EVENT_TYPES, CallRejected, CallSettled, Event, Outcome, State
+from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
 

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 import breakerscope as bs
 from breakerscope import CallRejected, CallSettled, Outcome, catalogue
 from breakerscope.catalogue import Attribute, SpanEventName
-from breakerscope.hub import default_hub
+from breakerscope.event_bus import default_hub
 from tests.unit.support import Boom
 
 pytestmark = pytest.mark.usefixtures("fresh_breakers")

@@ -11,7 +11,7 @@ from breakerscope import CircuitBreaker, Event, Outcome, Policy, State
 from breakerscope.demo.board import CELLS, Board, Moment, quantile
 from breakerscope.demo.live import LOOK, View, picture
 from breakerscope.demo.script import FLAPS, SERVICES, health
-from breakerscope.hub import Hub
+from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock
 
 DURATION = 60.0

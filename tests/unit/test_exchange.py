@@ -12,10 +12,10 @@ import pytest
 import breakerscope as bs
 from breakerscope import Outcome, State
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.classify import Classifier
-from breakerscope.events import CallSettled
-from breakerscope.hub import Hub
-from breakerscope.policy import Policy
+from breakerscope.core.classification import Classifier
+from breakerscope.core.events import CallSettled
+from breakerscope.core.policy import Policy
+from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.support import Boom, make_breaker
 

@@ -14,11 +14,11 @@ import pytest
 import breakerscope as bs
 from breakerscope import ConfigError, FallbackError, LimitError, Outcome, SnapshotError, State
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.classify import Classifier
 from breakerscope.config import from_environment, from_mapping, read_toml
-from breakerscope.events import CallRejected, CallSettled, FallbackUsed, StateChanged
-from breakerscope.hub import Hub
-from breakerscope.policy import Policy
+from breakerscope.core.classification import Classifier
+from breakerscope.core.events import CallRejected, CallSettled, FallbackUsed, StateChanged
+from breakerscope.core.policy import Policy
+from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock, capture_events, force_state
 from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
 
@@ -52,7 +52,7 @@ def test_a_fallback_answers_refused_calls_only() -> None:
             seq=1,
             at=1_700_000_000.0,
             outcome=Outcome.REJECTED,
-            error="breakerscope.gate.CircuitBreakerOpenError",
+            error="breakerscope.CircuitBreakerOpenError",
         )
     ]
     assert breaker.read().fallbacks == {Outcome.REJECTED: 1, Outcome.FAILURE: 0}

@@ -14,7 +14,7 @@ import sys, threading
 assert not sys._is_gil_enabled()
 from breakerscope import CircuitBreakerOpenError, Outcome
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.policy import Policy
+from breakerscope.core.policy import Policy
 
 THREADS, CALLS = 8, 20_000
 breaker = CircuitBreaker("threads", Policy(consecutive_failures=3, open_for=0.001))

@@ -33,7 +33,7 @@ def test_a_missing_library_is_named_with_the_command(module: str) -> None:
     hide = f"import sys; sys.modules[{third_party!r}] = None"
     result = run(f"{hide}; import breakerscope.integrations.{module}")
     assert result.stderr.splitlines()[-1] == (
-        "breakerscope.telemetry.errors.MissingExtraError:"
+        "breakerscope.MissingExtraError:"
         f" breakerscope.integrations.{module} needs {distribution};"
         f" run: pip install 'breakerscope[{module}]'"
     )
@@ -61,7 +61,7 @@ def test_stamina_has_to_be_new_enough(found: str, needs: str) -> None:
         "importlib.metadata.version = version\nimport breakerscope.integrations.stamina"
     )
     assert result.stderr.splitlines()[-1] == (
-        "breakerscope.telemetry.errors.MissingExtraError:"
+        "breakerscope.MissingExtraError:"
         f" breakerscope.integrations.stamina needs {needs};"
         " run: pip install 'breakerscope[stamina]'"
     )

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import breakerscope as bs
-from breakerscope.events import CallSettled, Event, Outcome
-from breakerscope.hub import Hub
+from breakerscope.core.events import CallSettled, Event, Outcome
+from breakerscope.event_bus import Hub
 from breakerscope.telemetry.jsonl import JsonLines
 from breakerscope.testing import capture_events
 from tests.unit.support import fail_times, make_breaker, succeed

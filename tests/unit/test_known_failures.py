@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from itertools import pairwise
 
 import anyio
@@ -16,11 +17,19 @@ from prometheus_client import CollectorRegistry
 import breakerscope as bs
 from breakerscope import CircuitBreakerOpenError, Outcome, State
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.events import Event, StateChanged
-from breakerscope.hub import Hub
-from breakerscope.policy import Policy
+from breakerscope.core.events import Event, StateChanged
+from breakerscope.core.policy import Policy
+from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock, capture_events
-from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
+from tests.unit.support import (
+    Boom,
+    fail,
+    fail_times,
+    make_breaker,
+    refused,
+    refused_elsewhere,
+    succeed,
+)
 
 WAIT = 10.0
 CALLERS = 20
@@ -103,12 +112,12 @@ def test_resilience4j_1432_probes_that_ask_one_after_the_other_are_bounded_too()
     breaker, _ = half_open_herd(probes=2)
     held = [breaker.guard(), breaker.guard()]
     for guard in held:
-        guard.__enter__()
+        Context().run(guard.__enter__)
     for _ in range(10):
-        assert refused(breaker).state is State.HALF_OPEN
+        assert refused_elsewhere(breaker).state is State.HALF_OPEN
     held[0].__exit__(None, None, None)
     # One has succeeded and one is in flight: that is all that two probes allow.
-    refused(breaker)
+    refused_elsewhere(breaker)
     held[1].__exit__(None, None, None)
     assert breaker.state is State.CLOSED
 
@@ -120,7 +129,7 @@ def test_resilience4j_935_a_probe_that_never_ends_does_not_wedge() -> None:
     clock.advance(1.0)
     lost = breaker.guard()
     lost.__enter__()
-    assert refused(breaker).retry_after == 5.0
+    assert refused_elsewhere(breaker).retry_after == 5.0
     clock.advance(5.0)
     breaker.call(succeed)
     assert breaker.state is State.CLOSED

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 import breakerscope as bs
 from breakerscope.catalogue import LogEvent
-from breakerscope.hub import default_hub
+from breakerscope.event_bus import default_hub
 from breakerscope.telemetry import logs
 from tests.unit.support import Boom, fail, fail_times, succeed
 

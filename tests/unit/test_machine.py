@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakerscope.events import Cause, Outcome, State
-from breakerscope.machine import TRANSITIONS, TRIPS, Machine, Permit, Transition, transitions_of
-from breakerscope.policy import Policy
+from breakerscope.core.events import Cause, Outcome, State
+from breakerscope.core.permits import AnyPermit
+from breakerscope.core.policy import Policy
+from breakerscope.core.transitions import TRANSITIONS, TRIPS, Transition, transitions_of
+from tests.unit.support import Machine
 
 CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
 FORCED_OPEN, DISABLED = State.FORCED_OPEN, State.DISABLED
@@ -28,7 +30,7 @@ def machine_with(policy: Policy = ONE_FAILURE) -> Machine:
     return Machine(policy, now=0.0, random=lambda: 0.5)
 
 
-def admitted(machine: Machine, now: float = 0.0) -> Permit:
+def admitted(machine: Machine, now: float = 0.0) -> AnyPermit:
     permit = machine.admit(now).permit
     assert permit is not None
     return permit
@@ -40,13 +42,17 @@ def settle(
     return machine.settle(admitted(machine, now), outcome, now=now, slow=slow, hint=hint).transition
 
 
+held: list[object] = []
+"""Probes of which nothing else keeps hold: a lease ends when nobody holds its permit."""
+
+
 def machine_in(state: State, policy: Policy = ONE_FAILURE) -> Machine:
     """A machine that got there by itself or by hand; one second after that it is time 11."""
     machine = machine_with(policy)
     if state in (OPEN, HALF_OPEN):
         settle(machine, Outcome.FAILURE)
     if state is HALF_OPEN:
-        machine.admit(10.0)
+        held.append(machine.admit(10.0).permit)
     if state is FORCED_OPEN:
         machine.force_open(0.0)
     if state is DISABLED:
@@ -73,8 +79,8 @@ def by_failure_count() -> Transition | None:
 
 def by_failure_rate() -> Transition | None:
     machine = machine_with(Policy(failure_rate=0.5, min_calls=2))
-    assert settle(machine, Outcome.FAILURE) is None
-    return settle(machine, Outcome.SUCCESS)
+    assert settle(machine, Outcome.SUCCESS) is None
+    return settle(machine, Outcome.FAILURE)
 
 
 def by_slow_call_rate() -> Transition | None:
@@ -185,9 +191,10 @@ def test_a_command_for_the_state_that_is_changes_nothing(state: State) -> None:
     }
     if state in commands:
         machine = machine_in(state)
-        permit, generation = machine.permit, machine.generation
+        generation = machine.generation
         assert commands[state](machine, 11.0) is None
-        assert (machine.permit, machine.generation) == (permit, generation)
+        # A reset forgets the calls in flight as well.
+        assert machine.generation == generation + (state is CLOSED)
     assert machine_in(state).load(machine_in(state).dump(10.0), 10.0) is None
 
 
@@ -196,7 +203,7 @@ def test_a_command_for_the_state_that_is_changes_nothing(state: State) -> None:
 def test_outcomes_without_a_say_never_change_a_state(state: State, outcome: Outcome) -> None:
     machine = machine_in(state)
     now = 10.0 if state is HALF_OPEN else 1.0
-    permit = next(iter(machine._leases)) if state is HALF_OPEN else machine.permit
+    permit = machine.leases[0] if state is HALF_OPEN else machine.permit
     assert machine.settle(permit, outcome, now=now, slow=True) == (False, None)
     assert machine.state is state
 
@@ -205,7 +212,7 @@ def test_outcomes_without_a_say_never_change_a_state(state: State, outcome: Outc
 @pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.FAILURE])
 def test_a_late_result_changes_nothing(old: State, new: State, outcome: Outcome) -> None:
     machine = machine_in(old)
-    permit = next(iter(machine._leases)) if old is HALF_OPEN else machine.permit
+    permit = machine.leases[0] if old is HALF_OPEN else machine.permit
     machine.load(machine_in(new).dump(10.0), 10.0)
     before = machine.dump(10.0)
     assert machine.settle(permit, outcome, now=10.0, slow=True, hint=99.0) == (True, None)
@@ -242,7 +249,7 @@ def test_no_random_run_leaves_the_table(
     policy: Policy, acts: list[tuple[str, int, Outcome, bool, float]], saved: State
 ) -> None:
     machine, now, holders = machine_with(policy), 0.0, 0
-    permits: list[Permit] = []
+    permits: list[AnyPermit] = []
     possible = {*transitions_of(policy)}
     assert possible <= TRANSITIONS
     snapshot = machine_in(saved, ONE_FAILURE).dump(10.0) | {"rows": machine.window.dump()}
@@ -265,9 +272,9 @@ def test_no_random_run_leaves_the_table(
                 permit, outcome, now=now, slow=slow, hint=max(seconds, 0.0)
             )
             assert late or permit.generation == generation
-        elif act == "batch" and now < machine.fence():
-            # Within the headroom nothing changes the state, in whatever order it comes.
-            room = int(min(machine.headroom(), 40))
+        elif act == "batch":
+            # Within that room nothing changes the state, in whatever order it comes.
+            room = int(min(machine.failures_until_trip(), 40))
             for at in range(room + 1):
                 if at:
                     assert machine.settle_batch(1, failed=True) is None
@@ -288,7 +295,8 @@ def test_no_random_run_leaves_the_table(
             transition = machine.load(adopted, now)
             assert transition is None or transition.cause is Cause.ADOPT
         if transition is None:
-            assert (machine.state, machine.generation) == (old, generation)
+            assert machine.state is old
+            assert machine.generation == generation + (act == "reset")
         else:
             change = (transition.old, transition.new, transition.cause)
             assert change in TRANSITIONS
@@ -313,7 +321,7 @@ def test_a_batch_is_worth_as_much_as_its_calls(
         for outcome, slow in before:
             machine.settle(machine.permit, outcome, now=0.0, slow=slow)
     for failed, n in runs:
-        room = batch.headroom()
+        room = batch.failures_until_trip()
         if room < failed:
             break
         fits = int(min(n, room)) if failed else n
@@ -322,18 +330,21 @@ def test_a_batch_is_worth_as_much_as_its_calls(
         for _ in range(fits):
             assert singles.settle(singles.permit, outcome, now=0.0).transition is None
         assert batch.dump(0.0) == singles.dump(0.0)
-        assert batch.headroom() == singles.headroom()
+        assert batch.failures_until_trip() == singles.failures_until_trip()
 
 
-def test_a_rate_that_is_met_and_not_yet_judged_leaves_no_headroom() -> None:
-    """A window of time forgets the successes first, and the next success has to be judged."""
+def test_a_rate_that_is_met_as_successes_are_forgotten_waits_for_a_failure() -> None:
+    """A window of time forgets the successes first. No success opens, the next failure does."""
     machine = machine_with(Policy(failure_rate=0.5, min_calls=1, window=timedelta(seconds=10)))
     for now, outcome in [(0.0, Outcome.SUCCESS)] * 2 + [(1.0, Outcome.FAILURE)]:
         assert settle(machine, outcome, now=now) is None
-    assert machine.headroom() == 0
     machine.advance(10.0)
-    assert machine.headroom() == -1
-    transition = settle(machine, Outcome.SUCCESS, now=10.0)
+    assert machine.figures(10.0).failure_ratio == 1.0
+    assert machine.failures_until_trip() == 0
+    for _ in range(3):
+        assert settle(machine, Outcome.SUCCESS, now=10.0) is None
+    assert settle(machine, Outcome.FAILURE, now=10.5) is None
+    transition = settle(machine, Outcome.FAILURE, now=10.5)
     assert transition is not None
     assert transition.cause is Cause.FAILURE_RATE
 

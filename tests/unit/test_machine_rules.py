@@ -13,19 +13,13 @@ from typing import Any
 
 import pytest
 
-from breakerscope.events import Cause, Outcome, State
-from breakerscope.machine import (
-    OUTSIDE,
-    Admission,
-    Figures,
-    Machine,
-    Permit,
-    Transition,
-    Verdict,
-    transitions_of,
-)
-from breakerscope.policy import Policy
-from breakerscope.windows import CountWindow, TimeWindow, Window
+from breakerscope.core.events import Cause, Outcome, State
+from breakerscope.core.permits import AnyPermit, Permit
+from breakerscope.core.policy import Policy
+from breakerscope.core.state_machine import OUTSIDE
+from breakerscope.core.transitions import Figures, Transition, transitions_of
+from breakerscope.core.windows import CountWindow, TimeWindow, Window
+from tests.unit.support import Admission, Machine, Verdict
 
 CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
 FORCED_OPEN, DISABLED = State.FORCED_OPEN, State.DISABLED
@@ -39,7 +33,7 @@ def machine_with(*, now: float = 0.0, random: float = 0.5, **policy: Any) -> Mac
     return Machine(Policy(**policy), now=now, random=lambda: random)
 
 
-def admitted(machine: Machine, now: float) -> Permit:
+def admitted(machine: Machine, now: float) -> AnyPermit:
     permit = machine.admit(now).permit
     assert permit is not None
     return permit
@@ -62,7 +56,7 @@ def opened(*, now: float = 0.0, **policy: Any) -> Machine:
     return machine
 
 
-def half_opened(*, now: float = 0.0, **policy: Any) -> tuple[Machine, Permit]:
+def half_opened(*, now: float = 0.0, **policy: Any) -> tuple[Machine, AnyPermit]:
     """A machine that asked for its first probe as soon as it could, and that probe."""
     machine = opened(now=now, **policy)
     return machine, admitted(machine, now + machine.wait)
@@ -118,7 +112,7 @@ def test_a_count_window_forgets_the_oldest_call() -> None:
         (3, 1, 1, [GOOD, GOOD, BOTH]),
     ]
     assert type(window.failures) is int
-    assert window.fence() == inf
+    assert window.bucket(99.0) == 0
 
 
 @pytest.mark.parametrize(
@@ -247,7 +241,7 @@ def test_a_long_silence(later: float, left: int) -> None:
     window.add(failed=True, slow=True)
     window.advance(later)
     assert (window.calls, window.failures, window.slow_calls) == (left, left, left)
-    assert window.fence() == later + 1
+    assert window.bucket(later) == later
     window.add(failed=False, slow=False)
     window.advance(later + 9)
     assert window.calls == 1
@@ -258,7 +252,7 @@ def test_a_long_silence(later: float, left: int) -> None:
 def test_an_empty_time_window_moves_on_too() -> None:
     window = timed()
     window.advance(4.0)
-    assert window.fence() == 5.0
+    assert (window.bucket(4.0), window.bucket(5.0)) == (4, 5)
     window.add(failed=True, slow=False)
     window.advance(13.0)
     assert window.calls == 1
@@ -271,12 +265,12 @@ def test_time_that_runs_backwards_changes_nothing() -> None:
     window.add(failed=True, slow=False)
     window.advance(-100.0)
     assert held(window) == (1, 1, 0, [EMPTY] * 9 + [[1, 1, 0]])
-    assert window.fence() == 6.0
+    assert window.bucket(5.9) == 5
 
 
 def test_the_width_of_a_bucket_is_a_tenth() -> None:
     window = timed(seconds=2.5, now=-1.0)
-    assert window.fence() == -0.75
+    assert (window.bucket(-0.8), window.bucket(-0.75)) == (-4, -3)
     window.add_batch(3)
     window.advance(1.49)
     assert window.calls == 3
@@ -306,7 +300,6 @@ def test_a_time_window_cleared_and_loaded() -> None:
 
 def test_a_time_window_that_knows_no_time_yet() -> None:
     window = TimeWindow(10.0)
-    assert window.fence() == inf
     window.add(failed=True, slow=False)
     assert window.dump() == [EMPTY] * 9 + [[1, 1, 0]]
     other = TimeWindow(10.0)
@@ -324,7 +317,7 @@ def test_a_time_window_that_knows_no_time_yet() -> None:
         ({"failure_count": 3}, "f.f.f", Cause.FAILURE_COUNT),
         ({"failure_count": 2, "window": 3}, "f..f..f.f", Cause.FAILURE_COUNT),
         ({"failure_rate": 0.5, "min_calls": 4}, "..ff", Cause.FAILURE_RATE),
-        ({"failure_rate": 0.5, "min_calls": 4}, "fff.", Cause.FAILURE_RATE),
+        ({"failure_rate": 0.5, "min_calls": 4}, "fff.f", Cause.FAILURE_RATE),
         ({"failure_rate": 0.6, "min_calls": 2}, ".f.ff", Cause.FAILURE_RATE),
         ({"slow_call": 1, "slow_call_rate": 0.5, "min_calls": 4}, ".S.s", Cause.SLOW_CALL_RATE),
         ({"slow_call": 1, "slow_call_rate": 0.5, "min_calls": 4}, "s...ss", Cause.SLOW_CALL_RATE),
@@ -411,7 +404,7 @@ def test_values_are_frozen() -> None:
 def test_the_short_answers() -> None:
     assert Verdict() == (False, None)
     assert Admission(None) == (None, None, None)
-    assert Permit(3, OPEN).lease_ends == inf
+    assert Permit(3, OPEN, machine_with().permit).lease_ends == inf
     assert OUTSIDE < machine_with().generation == 0
 
 
@@ -689,20 +682,20 @@ def test_the_share_of_the_admitted_rises() -> None:
     assert [machine.admit(118.0).permit for _ in range(3)] == [machine.permit] * 3
 
 
-def test_there_is_no_headroom_while_it_ramps_up() -> None:
+def test_a_ramp_up_does_not_admit_all() -> None:
     machine = ramping()
-    assert machine.headroom() == -1
+    assert not machine.real.admits_all
     machine.advance(17.9)
-    assert machine.headroom() == -1
+    assert not machine.real.admits_all
     machine.advance(18.0)
-    assert machine.headroom() == 0
+    assert machine.real.admits_all
 
 
 def test_a_reset_ends_the_ramp() -> None:
     machine = ramping()
     assert machine.reset(10.0) is None
     assert all(machine.admit(10.0).permit for _ in range(5))
-    assert machine.headroom() == 0
+    assert machine.failures_until_trip() == 0
 
 
 # -- batches --------------------------------------------------------------------------------------
@@ -712,13 +705,14 @@ def test_two_threads_that_use_the_last_headroom_at_once() -> None:
     machine = machine_with(failure_rate=0.5, min_calls=4, consecutive_failures=3)
     machine.settle_batch(1)
     assert machine.settle_batch(1, failed=True) is None
-    assert machine.headroom() == 0
+    assert machine.failures_until_trip() == 0
+    machine.window.add_batch(2)
     settle(machine, FAILURE, 0.0)
-    assert machine.headroom() == -1
+    assert machine.failures_until_trip() == 0
     change = machine.settle_batch(1, failed=True)
     assert change is not None
     assert change.cause is Cause.CONSECUTIVE_FAILURES
-    assert change.figures == figures(4, 3, 0, 3, 0.75, 0.0)
+    assert change.figures == figures(6, 3, 0, 3, 0.5, 0.0)
     # What comes after the change of state does not count.
     assert machine.settle_batch(3) is None
     assert machine.settle_batch(3, failed=True) is None
@@ -771,7 +765,7 @@ def test_a_batch_may_push_out_what_kept_the_rate_low() -> None:
         ({"consecutive_failures": 5}, [FAILURE, SUCCESS], 4),
         ({"failure_rate": 0.5, "min_calls": 2}, [SUCCESS, SUCCESS, FAILURE], 0),
         ({"failure_rate": 0.6, "min_calls": 2}, [SUCCESS, FAILURE], 0),
-        ({"failure_rate": 0.5, "min_calls": 4}, [FAILURE, FAILURE], -1),
+        ({"failure_rate": 0.5, "min_calls": 4}, [FAILURE, FAILURE], 0),
         ({"failure_count": 5}, [FAILURE] * 3, 1),
         ({"failure_count": 5}, [FAILURE, SUCCESS] * 4, 0),
         ({"failure_count": 9, "consecutive_failures": 4, "failure_rate": 1}, [FAILURE] * 2, 1),
@@ -784,54 +778,102 @@ def test_how_many_failures_change_nothing(
     machine = machine_with(**policy)
     for outcome in acts:
         assert settle(machine, outcome, 0.0) is None
-    assert machine.headroom() == room
+    assert machine.failures_until_trip() == room
 
 
 @pytest.mark.parametrize(
     ("policy", "room"),
     [
-        ({"slow_call": 1, "slow_call_rate": 0.1}, -1),
+        ({"slow_call": 1, "slow_call_rate": 0.1}, 0),
         ({"slow_call": 1, "slow_call_rate": 0.11}, inf),
         ({"slow_call": 1, "slow_call_rate": 0.1, "min_calls": 11}, inf),
         ({"slow_call": 1, "consecutive_failures": 2}, 1),
         ({"slow_call": 1, "failure_rate": 1}, 9),
     ],
 )
-def test_headroom_after_a_slow_call(policy: dict[str, Any], room: float) -> None:
+def test_failures_until_trip_after_a_slow_call(policy: dict[str, Any], room: float) -> None:
     machine = machine_with(**policy)
     settle(machine, SUCCESS, 0.0, slow=True)
-    assert machine.headroom() == room
+    assert machine.failures_until_trip() == room
 
 
-def test_a_rate_that_is_met_when_old_successes_are_forgotten() -> None:
-    machine = machine_with(failure_rate=0.5, min_calls=2, window=timedelta(seconds=10))
-    for _ in range(3):
+def test_a_window_of_time_may_forget_all_but_the_minimum() -> None:
+    """So of the calls that it holds only the minimum counts for the room that failures have."""
+    machine = machine_with(failure_rate=0.5, min_calls=4, window=timedelta(seconds=10))
+    for _ in range(9):
         settle(machine, SUCCESS, 0.0)
+    assert machine.failures_until_trip() == 1
     settle(machine, FAILURE, 5.0)
-    settle(machine, SUCCESS, 5.0)
-    assert machine.headroom() == 1
-    assert machine.fence() == 6.0
-    machine.advance(10.0)
-    assert machine.headroom() == -1
-    change = settle(machine, SUCCESS, 10.0)
-    assert change is None
-    assert machine.headroom() == 0
+    assert machine.failures_until_trip() == 0
 
 
-def test_headroom_and_the_fence_in_the_other_states() -> None:
-    machine = machine_with(
-        consecutive_failures=1, window=timedelta(seconds=10), now=3.5, open_for=2.0
-    )
-    assert (machine.headroom(), machine.fence()) == (0, 4.0)
+def test_failures_until_trip_in_the_other_states() -> None:
+    machine = machine_with(consecutive_failures=1, now=3.5, open_for=2.0)
+    assert (machine.failures_until_trip(), machine.real.admits_all) == (0, True)
     machine.disable(3.5)
-    assert (machine.headroom(), machine.fence()) == (inf, inf)
+    assert (machine.failures_until_trip(), machine.real.admits_all) == (inf, True)
     machine.force_open(3.5)
-    assert (machine.headroom(), machine.fence()) == (-1, inf)
+    assert (machine.failures_until_trip(), machine.real.admits_all) == (0, False)
     machine.reset(3.5)
     settle(machine, FAILURE, 3.5)
-    assert (machine.headroom(), machine.fence()) == (-1, inf)
-    admitted(machine, 5.5)
-    assert (machine.headroom(), machine.fence()) == (-1, inf)
+    assert (machine.failures_until_trip(), machine.real.admits_all) == (0, False)
+    probe = admitted(machine, 5.5)
+    assert (probe.state, machine.failures_until_trip()) == (HALF_OPEN, 0)
+    assert not machine.real.admits_all
+
+
+# -- journals -------------------------------------------------------------------------------------
+
+
+def test_what_settled_without_the_lock_is_judged_in_runs() -> None:
+    counting = machine_with().real
+    assert counting.runs_of([0.1, 0.2, 0.3], False) == [(3, False, -inf)]
+    assert counting.runs_of([0.1, (0.2,), (0.3,), 0.4], True) == [
+        (1, False, -inf),
+        (2, True, -inf),
+        (1, False, -inf),
+    ]
+    timed = machine_with(window=timedelta(seconds=10)).real
+    assert timed.runs_of([(4.1, 0.1), (4.9, 0.1)], False) == [(2, False, 4.1)]
+    assert timed.runs_of([(4.9, 0.1), (5.0, 0.1)], False) == [(1, False, 4.9), (1, False, 5.0)]
+    assert timed.runs_of([(4.1, 0.1), (4.2, 0.1, True), (4.3, 0.1)], True) == [
+        (1, False, 4.1),
+        (1, True, 4.2),
+        (1, False, 4.3),
+    ]
+
+
+# -- calls inside a probe -------------------------------------------------------------------------
+
+
+def test_a_call_inside_a_probe_is_admitted_beside_it_and_has_no_say() -> None:
+    machine, probe = half_opened(open_for=10.0)
+    assert isinstance(probe, Permit)
+    assert machine.admit(10.0).permit is None
+    inner = machine.admit(10.0, [probe]).permit
+    assert isinstance(inner, Permit)
+    assert (inner.nested, inner.is_probe, inner.generation) == (True, False, probe.generation)
+    for outcome in Outcome:
+        assert machine.settle(inner, outcome, now=10.0, slow=True, hint=9.0) == Verdict()
+    assert machine.settle(probe, SUCCESS, now=10.0).transition is not None
+    assert machine.settle(inner, FAILURE, now=10.0) == Verdict(late=True)
+    # The outer call is no probe any more.
+    assert machine.admit(10.0, [probe]).permit is machine.permit
+
+
+def test_nothing_is_inside_a_probe_whose_lease_has_ended() -> None:
+    machine, probe = half_opened(open_for=10.0, probe_lease=5.0)
+    assert isinstance(probe, Permit)
+    again = machine.admit(15.0, [probe]).permit
+    assert isinstance(again, Permit)
+    assert (again.nested, again.is_probe) == (False, True)
+
+
+def test_a_probe_that_nobody_holds_gives_its_place_back() -> None:
+    machine, probe = half_opened(open_for=10.0)
+    assert machine.admit(10.0).permit is None
+    del probe
+    assert machine.admit(10.0).permit is not None
 
 
 # -- commands -------------------------------------------------------------------------------------
@@ -863,7 +905,7 @@ def test_commands_tell_their_reason() -> None:
         change(DISABLED, CLOSED, Cause.RESET, "g"),
         None,
     ]
-    assert machine.generation == 5
+    assert machine.generation == 6
 
 
 @pytest.mark.parametrize(
@@ -883,7 +925,7 @@ def test_whatever_happens_moves_the_time_on(act: Act) -> None:
     machine = machine_with(window=timedelta(seconds=10), consecutive_failures=1)
     act(machine)
     assert machine.advance(20.0) == 50.0
-    assert machine.window.fence() == 51.0
+    assert machine.window.dump()[-1] == [0, 0, 0]
 
 
 def test_the_end_of_an_isolation_moves_the_time_on() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from breakerscope import catalogue
-from breakerscope.events import Outcome, State
+from breakerscope.core.events import Outcome, State
 from breakerscope.mixin import MixinConfig, load, rendered
 from breakerscope.mixin.dashboards import BOARDS
 from breakerscope.mixin.queries import Queries, equal, series_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from breakerscope.events import State
+from breakerscope.core.events import State
 from breakerscope.mixin import MixinConfig
 from breakerscope.mixin.queries import Queries
 from tests.dashboards.grafana import All, filled_in

@@ -15,6 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from contextvars import Context
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from itertools import cycle
@@ -33,13 +34,14 @@ from hypothesis.stateful import (
 )
 
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.classify import Classifier
-from breakerscope.events import CallSettled, Event, Outcome, State, StateChanged
-from breakerscope.gate import CircuitBreakerOpenError, Clock
-from breakerscope.hub import Hub
-from breakerscope.machine import TRANSITIONS
-from breakerscope.policy import Policy
-from breakerscope.protect import Guard
+from breakerscope.core.classification import Classifier
+from breakerscope.core.clock import Clock
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import CallSettled, Event, Outcome, State, StateChanged
+from breakerscope.core.guard import Guard
+from breakerscope.core.policy import Policy
+from breakerscope.core.transitions import TRANSITIONS
+from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.model import Model, Refusal, Ticket, Told
 
@@ -185,7 +187,7 @@ class Life(RuleBasedStateMachine):
         self.events: list[Event] = []
         self.compared = 0
         self.heard = 0
-        self.in_flight: list[tuple[Guard, Ticket, float]] = []
+        self.in_flight: list[tuple[Guard, Ticket, float, Context]] = []
         self.isolations: list[AbstractContextManager[None]] = []
         self.reasons: dict[int, str | None] = {}
         self.stack = ExitStack()
@@ -411,16 +413,25 @@ class Life(RuleBasedStateMachine):
         """Calls that stay in flight until another rule ends them."""
         for _ in range(times):
             answer = self.model.ask(self.clock.now)
-            guard, raised = self.breaker.guard(), None
-            try:
-                guard.__enter__()
-            except CircuitBreakerOpenError as error:
-                raised = error
-            if isinstance(answer, Refusal):
-                self.same_refusal(raised, answer)
-            else:
-                self.same(raised, None)
-                self.in_flight.append((guard, answer, self.clock.now))
+            self.call_begins(answer, Context())
+
+    def call_begins(self, answer: Ticket | Refusal, context: Context) -> None:
+        guard, raised = self.breaker.guard(), None
+        try:
+            context.run(guard.__enter__)
+        except CircuitBreakerOpenError as error:
+            raised = error
+        if isinstance(answer, Refusal):
+            self.same_refusal(raised, answer)
+        else:
+            self.same(raised, None)
+            self.in_flight.append((guard, answer, self.clock.now, context))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(which=st.integers(0, 1000))
+    def a_call_begins_inside_another(self, which: int) -> None:
+        _, outer, _, context = self.in_flight[which % len(self.in_flight)]
+        self.call_begins(self.model.ask(self.clock.now, outer), context.copy())
 
     @precondition(lambda self: self.in_flight)
     @rule(which=st.integers(0, 1000), end=GUARD_ENDS)
@@ -435,7 +446,7 @@ class Life(RuleBasedStateMachine):
             self.end_call(-1, end)
 
     def end_call(self, which: int, end: End) -> None:
-        guard, ticket, start = self.in_flight.pop(which)
+        guard, ticket, start, _ = self.in_flight.pop(which)
         if end.says == "fail":
             guard.fail("why")
         elif end.says is not None:

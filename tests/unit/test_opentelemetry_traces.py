@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 from prometheus_client import CollectorRegistry
 
 import breakerscope as bs
-from breakerscope.hub import default_hub
+from breakerscope.event_bus import default_hub
 from breakerscope.telemetry import links
 from tests.unit.support import Boom, fail, fail_times, refused, succeed
 
@@ -329,7 +329,7 @@ def test_an_internal_span_covers_a_refused_call(global_spans: Spans) -> None:
     assert span.attributes == {
         "circuit_breaker.name": NAME,
         "circuit_breaker.outcome": "rejected",
-        "error.type": "breakerscope.gate.CircuitBreakerOpenError",
+        "error.type": "breakerscope.CircuitBreakerOpenError",
     }
     assert [event.name for event in span.events] == ["circuit_breaker.rejection"]
 

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.util._once import Once
 
 import breakerscope as bs
-from breakerscope.hub import default_hub
+from breakerscope.event_bus import default_hub
 from tests.unit.support import succeed
 
 pytestmark = pytest.mark.usefixtures("fresh_breakers")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from breakerscope import Policy, PolicyError
-from breakerscope.policy import ALLOWED
+from breakerscope.core.policy import ALLOWED
 
 
 def policy(**given: Any) -> Policy:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from breakerscope import CircuitBreakerOpenError, Outcome, State
-from breakerscope.events import CallRejected, CallSettled, Cause, StateChanged
-from breakerscope.hub import Hub
+from breakerscope.core.events import CallRejected, CallSettled, Cause, StateChanged
+from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
 
@@ -108,11 +108,24 @@ def test_one_outage_tells_the_whole_story() -> None:
     ]
 
 
-def test_a_rate_trips_at_the_call_that_completes_the_minimum() -> None:
+def test_a_rate_trips_at_the_failure_that_completes_the_minimum() -> None:
+    breaker = make_breaker(failure_rate=0.5, min_calls=4)
+    fail_times(breaker, 2)
+    breaker.call(succeed)
+    assert breaker.state is State.CLOSED
+    fail_times(breaker, 1)
+    assert breaker.state is State.OPEN
+
+
+def test_a_success_never_opens() -> None:
+    """Rates are judged when a failing or a slow call settles; so do gobreaker and Polly."""
     breaker = make_breaker(failure_rate=0.5, min_calls=4)
     fail_times(breaker, 3)
-    assert breaker.state is State.CLOSED
-    breaker.call(succeed)
+    for _ in range(2):
+        breaker.call(succeed)
+        assert breaker.state is State.CLOSED
+    assert breaker.read().figures.failure_ratio == 0.6
+    fail_times(breaker, 1)
     assert breaker.state is State.OPEN
 
 
@@ -268,7 +281,11 @@ def test_a_hidden_coroutine_asks_once(shadow: bool) -> None:
 
 
 def test_a_hidden_coroutine_that_is_never_awaited_was_cancelled() -> None:
-    breaker = make_breaker()
+    """Where the breaker had to be asked: here for a probe, whose place is free again."""
+    clock = FakeClock()
+    breaker = make_breaker(clock, consecutive_failures=1, open_for=1.0)
+    fail_times(breaker, 1)
+    clock.advance(1.0)
 
     async def work() -> None: ...
 
@@ -278,7 +295,8 @@ def test_a_hidden_coroutine_that_is_never_awaited_was_cancelled() -> None:
     begun.close()
     del begun
     hidden.close()
-    assert breaker.read().calls == dict.fromkeys(Outcome, 0) | {Outcome.CANCELLED: 1}
+    ended = {Outcome.CANCELLED: 1, Outcome.FAILURE: 1}
+    assert breaker.read().calls == dict.fromkeys(Outcome, 0) | ended
     assert breaker.read().in_flight == 0
 
 

@@ -13,8 +13,8 @@ import anyio.to_thread
 import pytest
 
 import breakerscope as bs
-from breakerscope.events import CallSettled, Event, StateChanged
-from breakerscope.hub import Hub
+from breakerscope.core.events import CallSettled, Event, StateChanged
+from breakerscope.event_bus import Hub
 from breakerscope.streams import AsyncStream, Recent, Stream
 from breakerscope.testing import capture_events, strict_listeners
 from tests.unit.support import Boom, fail_times, make_breaker, succeed

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
 import breakerscope as bs
 from breakerscope.catalogue import LogEvent
-from breakerscope.hub import default_hub
+from breakerscope.event_bus import default_hub
 from breakerscope.telemetry.metrics import DuplicateMetricError
 from tests.unit.support import fail_times, succeed
 

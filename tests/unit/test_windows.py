@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor, inf, nextafter
+from math import floor
 
-import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from breakerscope.windows import CountWindow, TimeWindow, Window
+from breakerscope.core.windows import CountWindow, TimeWindow, Window
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,6 @@ def test_a_count_window_is_the_end_of_a_list(size: int, deeds: list[Deed]) -> No
                 rows, window = window.dump(), CountWindow(size)
                 window.load(rows)
         assert figures(window) == naive(past[-size:])
-        assert window.fence() == inf
         assert window.dump() == [[call.failed, call.slow] for call in past[-size:]]
 
 
@@ -145,7 +143,6 @@ def test_a_time_window_is_what_happened_in_its_buckets(
             list(naive([call for at, call in inside if at == bucket]))
             for bucket in range(now - 9, now + 1)
         ]
-        assert window.fence() == (now + 1) * width
 
 
 @given(
@@ -168,31 +165,21 @@ def test_a_call_counts_for_nine_tenths_of_the_window_and_no_longer_than_all_of_i
         assert figures(window) == (0, 0, 0)
 
 
-@given(
-    # A width that is no sum of halves has a fence that is rounded, too.
-    seconds=st.sampled_from([0.7, 1.0, 2.5, 3.0, 10.0]),
-    start=st.floats(0, 1e4),
-    n=st.integers(1, 200),
-)
-@example(seconds=1.0, start=0.3, n=1)
-def test_before_the_fence_all_moments_are_worth_the_same(
-    seconds: float, start: float, n: int
-) -> None:
+@given(seconds=st.sampled_from([0.7, 1.0, 2.5, 3.0, 10.0]), start=st.floats(0, 1e4))
+def test_calls_of_the_same_bucket_are_forgotten_together(seconds: float, start: float) -> None:
     window = TimeWindow(seconds)
+    width = seconds / 10
     window.advance(start)
-    before = window.fence()
-    assert start <= before
-    window.advance(nextafter(before, -inf))
-    # One rounding error of time may fall on the other side of the border of a bucket.
-    assert window.fence() == pytest.approx(before, abs=1.001 * seconds / 10)
-    window.add_batch(n)
-    window.advance(nextafter(before, inf) + seconds / 100)
-    assert window.fence() > before
-    assert figures(window) == (n, 0, 0)
+    for at in (start, start + 0.3 * width, start + 0.9 * width):
+        window.advance(at)
+        window.add(failed=False, slow=False)
+    same = [window.bucket(start + part * width) for part in (0.0, 0.3, 0.9)]
+    window.advance((same[0] + 10) * width + width / 1000)
+    assert window.calls == same.count(same[0] + 1)
 
 
-def test_a_window_without_a_time_has_no_fence() -> None:
+def test_a_window_without_a_time_begins_with_the_first() -> None:
     window = TimeWindow(10.0)
-    assert window.fence() == inf
-    window.advance(3.5)
-    assert window.fence() == 4.0
+    window.add(failed=True, slow=False)
+    window.advance(1234.5)
+    assert figures(window) == (1, 1, 0)

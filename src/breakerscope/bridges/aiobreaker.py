@@ -8,7 +8,7 @@ from breakerscope.bridges.foreign import BLIND, Look, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import AIOBREAKER
 from breakerscope.bridges.listening import Listener
-from breakerscope.events import State
+from breakerscope.core.events import State
 
 
 def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Bridge:

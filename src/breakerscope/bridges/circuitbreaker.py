@@ -19,7 +19,7 @@ from weakref import ref
 from breakerscope.bridges.foreign import BLIND, Blocks, Call, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import CIRCUITBREAKER
-from breakerscope.events import State
+from breakerscope.core.events import State
 
 
 def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Bridge:

@@ -8,39 +8,29 @@ under a lock, and counts what goes wrong.
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar, copy_context
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, wraps
-from itertools import count
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 from breakerscope.bridges.libraries import BY_HAND, Library
 from breakerscope.catalogue import STATE_ENTERED
-from breakerscope.classify import error_name
-from breakerscope.events import (
-    FALLBACK_OUTCOMES,
-    CallRejected,
-    CallSettled,
-    Cause,
-    Event,
-    FallbackUsed,
-    Outcome,
-    State,
-    StateChanged,
-)
-from breakerscope.hub import Hub, Routes, Subscription, collecting
-from breakerscope.ledger import NOTHING, Ledger
-from breakerscope.machine import Figures
-from breakerscope.policy import Policy
-from breakerscope.reading import Reading
+from breakerscope.core.counters import Counters, Exemplar
+from breakerscope.core.events import FALLBACK_OUTCOMES, Cause, Outcome, State
+from breakerscope.core.permits import Journal
+from breakerscope.core.policy import Policy
+from breakerscope.core.publisher import Deliveries, Publisher, deliver
+from breakerscope.core.reading import Reading
+from breakerscope.core.reentrant import Reentrant
+from breakerscope.core.subscribers import Subscribers
+from breakerscope.core.transitions import Figures, Transition
+from breakerscope.event_bus import Hub
 
 LISTENER = "bridges"
 """The name under which errors of the bridges themselves are counted."""
 
-Outbox = list[tuple[Subscription, Event | None]]
 P = ParamSpec("P")
 
 
@@ -72,7 +62,7 @@ def policy_of(
 PLAIN = policy_of()
 
 LONGEST_JOURNAL = 256
-"""So many successes are told to the ledger at once."""
+"""So many successes are told to the counters at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +96,11 @@ def harmless(method: Callable[P, None]) -> Callable[P, None]:
     return tried
 
 
-class ForeignBreaker:
+def _nothing() -> None:
+    """Only the catching up is wanted."""
+
+
+class ForeignBreaker(Reentrant):
     """See the top of the file. Thread-safe.
 
     `look` asks the library for what it knows, without changing anything. It is never called under
@@ -134,19 +128,17 @@ class ForeignBreaker:
         self._entered: float | None = None
         self._entered_at = math.nan
         self._untold = library.untold | {STATE_ENTERED}
-        self._seqs = count(1)
-        self._routes = Routes(())
+        self._publisher = Publisher(name, time.time)
         self._start_over()
         hub.attach(self)
 
     def _start_over(self) -> None:
-        # A call may end in a finaliser, so in a thread that is just here.
-        self._lock = threading.RLock()
-        self._ledger = Ledger(self.buckets, state=self.state, now=time.monotonic())
+        super()._start_over()
+        self._counters = Counters(self.buckets, state=self.state, now=time.monotonic())
         self._running: set[int] = set()
-        self._journal: list[float] = []
+        self._journal = Journal()
         self._exemplar_due = True
-        self._quiet_until: Mapping[Subscription, float] = NOTHING
+        self._publisher.start_over()
 
     # -- what a bridge tells ----------------------------------------------------------------------
 
@@ -165,56 +157,41 @@ class ForeignBreaker:
         call = current.get()
         if call is not None and call.foreign is not self:
             call = None
-        look = self.look()
-        outbox: Outbox = []
-        with self._lock:
-            old, self.state = self.state, new
-            if old is new:
-                return
-            now = time.monotonic()
-            cause = _cause(old, new, trip, call)
-            self._ledger.add_transition(old, new, cause, now)
-            self._entered, self._entered_at = now, time.time()
-            self._untold = self.library.untold
-            if self._routes.changed:
-                event = StateChanged(
-                    breaker=self.name,
-                    seq=next(self._seqs),
-                    at=self._entered_at,
-                    old=old,
-                    new=new,
-                    cause=cause,
-                    calls=look.calls,
-                    failures=look.failures,
-                    slow_calls=look.slow_calls,
-                    consecutive_failures=look.consecutive_failures,
-                    failure_ratio=look.failure_ratio,
-                    slow_call_ratio=look.slow_call_ratio,
-                    open_for=look.open_wait if new is State.OPEN else None,
-                    rejected=self._ledger.rejected,
-                )
-                self._publish_locked(self._routes.changed, event, outbox)
-        if call is None:
-            self._deliver(outbox)
-        else:
-            call.outbox += outbox
+        self._run(self._changed_locked, new, trip, call, self.look())
+
+    def _changed_locked(self, new: State, trip: Cause, call: Call | None, look: Look) -> None:
+        old = self.state
+        if old is new:
+            return
+        now, at = time.monotonic(), time.time()
+        transition = Transition(
+            old=old,
+            new=new,
+            cause=_cause(old, new, trip, call),
+            figures=cast("Figures", look),
+            open_for=look.open_wait if new is State.OPEN else None,
+        )
+        self._counters.add_transition(old, new, transition.cause, now)
+        # fmt: off
+        self.state, self._entered, self._entered_at, self._untold = new, now, at, self.library.untold  # noqa: E501
+        # fmt: on
+        outbox = self._outbox_of(call)
+        self._publisher.changed_locked(transition, at, self._counters.rejected, outbox)
+
+    def _outbox_of(self, call: Call | None) -> Deliveries:
+        """Where inline deliveries wait: for the end of the call, which may be in a lock of its
+        library.
+        """
+        return self._deliveries if call is None else call.outbox
 
     @harmless
     def fallback_used(self, error: str) -> None:
         """A fallback stands in for a rejected call."""
-        outbox: Outbox = []
-        with self._lock:
-            self._ledger.add_fallback(Outcome.REJECTED)
-            if self._routes.fallbacks:
-                event = FallbackUsed(
-                    breaker=self.name,
-                    seq=next(self._seqs),
-                    at=time.time(),
-                    outcome=Outcome.REJECTED,
-                    error=error,
-                )
-                self._publish_locked(self._routes.fallbacks, event, outbox)
-        self._deliver(outbox)
+        self._run(self._fallback_locked, error)
+
+    def _fallback_locked(self, error: str) -> None:
+        self._counters.add_fallback(Outcome.REJECTED)
+        self._publisher.fallback_locked(Outcome.REJECTED, error, self._deliveries)
 
     def admitted(self, call: Call) -> None:
         """A call is let through."""
@@ -224,109 +201,76 @@ class ForeignBreaker:
         """An admitted call ended.
 
         A success that nobody wants to hear of goes into a journal, by one atomic step, and from
-        there into the ledger with others.
+        there into the counters with others.
         """
-        routes = self._routes
         succeeded = outcome is Outcome.SUCCESS
-        listeners = routes.successes if succeeded else routes.settled[outcome]
-        wanted = [s for guard, s in listeners if guard is None or guard()] if listeners else []
+        wanted = self._publisher.wanted(outcome)
         exemplar = None
         if (self._exemplar_due or outcome is Outcome.FAILURE) and self.hub.traced():
             self._exemplar_due = False
             exemplar = self.hub.exemplar(duration, time.time)
         if succeeded and not (wanted or slow or exemplar):
             self._running.discard(id(call))
-            self._journal.append(duration)
-            if len(self._journal) < LONGEST_JOURNAL:
-                return
-            with self._lock:
-                self._fold_locked()
+            self._journal.entries.append(duration)
+            if len(self._journal.entries) >= LONGEST_JOURNAL:
+                self._run(_nothing)
             return
-        with self._lock:
-            self._running.discard(id(call))
-            self._ledger.add(outcome, duration, slow=slow, exemplar=exemplar)
-            if wanted:
-                event = CallSettled(
-                    breaker=self.name,
-                    seq=next(self._seqs),
-                    at=time.time(),
-                    state=call.state,
-                    outcome=outcome,
-                    duration=duration,
-                    error=None if call.error is None else error_name(call.error),
-                    slow=slow,
-                )
-                self._publish_locked(wanted, event, call.outbox)
+        error = call.error
+        self._run(self._settled_locked, call, outcome, duration, error, slow, wanted, exemplar)
 
-    def _fold_locked(self) -> None:
-        # One by one: a finaliser may come in between, and fold.
-        batch: list[float] = []
-        while self._journal:
-            batch.append(self._journal.pop())
-        self._ledger.add_batch(Outcome.SUCCESS, batch)
+    def _settled_locked(
+        self,
+        call: Call,
+        outcome: Outcome,
+        duration: float,
+        error: BaseException | None,
+        slow: bool,  # noqa: FBT001 - `_run` hands on positions
+        wanted: list[Any],
+        exemplar: Exemplar | None,
+    ) -> None:
+        self._running.discard(id(call))
+        self._counters.add(outcome, duration, self._journal, slow=slow, exemplar=exemplar)
+        if wanted:
+            event = self._publisher.settled(call.state, outcome, duration, error, slow=slow)
+            self._publisher.publish_locked(wanted, event, call.outbox)
+
+    def _catch_up_locked(self) -> None:
+        if self._journal.entries:
+            self._counters.drain(self._journal)
 
     def rejected(self, call: Call, retry_after: float | None) -> None:
-        """A call was refused."""
-        routes = self._routes
-        watched = bool(routes.rejection_guard())
-        wait = self.look().open_wait if retry_after is None and routes.rejected else None
-        with self._lock:
-            self._ledger.rejected += 1
-            now = time.monotonic()
-            due = [s for s in routes.rejected if self._is_due_locked(s, now, watched=watched)]
-            if due:
-                if wait is not None and self._entered is not None and self.state is State.OPEN:
-                    retry_after = max(self._entered + wait - now, 0.0)
-                event = CallRejected(
-                    breaker=self.name,
-                    seq=next(self._seqs),
-                    at=time.time(),
-                    state=self.state,
-                    retry_after=retry_after,
-                    rejected=self._ledger.rejected,
-                )
-                self._publish_locked(due, event, call.outbox)
+        """A call was rejected."""
+        subscribers = self._publisher.subscribers
+        watched = bool(subscribers.rejection_guard())
+        wait = self.look().open_wait if retry_after is None and subscribers.rejected else None
+        self._run(self._rejected_locked, call, retry_after, wait, watched)
 
-    def _is_due_locked(self, subscription: Subscription, now: float, *, watched: bool) -> bool:
-        if CallRejected in subscription.guards and not watched:
-            return False
-        if subscription.every:
-            if now < self._quiet_until.get(subscription, -math.inf):
-                return False
-            self._quiet_until = {**self._quiet_until, subscription: now + subscription.every}
-        return True
+    def _rejected_locked(
+        self,
+        call: Call,
+        retry_after: float | None,
+        wait: float | None,
+        watched: bool,  # noqa: FBT001
+    ) -> None:
+        self._counters.rejected += 1
+        now = time.monotonic()
+        if wait is not None and self._entered is not None and self.state is State.OPEN:
+            retry_after = max(self._entered + wait - now, 0.0)
+        self._publisher.rejected_locked(
+            self.state,
+            retry_after,
+            now,
+            self._counters.rejected,
+            enforced=True,
+            watched=watched,
+            deliveries=call.outbox,
+        )
 
     # -- listeners --------------------------------------------------------------------------------
 
-    def _publish_locked(self, wanted: Sequence[Subscription], event: Event, outbox: Outbox) -> None:
-        for subscription in wanted:
-            if subscription.inline:
-                outbox.append((subscription, event))
-                continue
-            subscription.put(copy_context(), event)
-            if not subscription.working:
-                outbox.append((subscription, None))
-
-    def _deliver(self, outbox: Outbox) -> None:
-        """Call the inline listeners, but not in the middle of a garbage collection: the thread may
-        hold a lock of theirs.
-        """
-        for subscription, event in outbox:
-            if event is None:
-                subscription.ensure_worker()
-            elif collecting():
-                self.hub.count_dropped(subscription.name)
-            else:
-                subscription.deliver_inline(event)
-        outbox.clear()
-
-    def reroute(self, routes: Routes) -> None:
+    def set_subscribers(self, subscribers: Subscribers, /) -> None:
         """Another set of listeners."""
-        with self._lock:
-            self._routes = routes
-            if self._quiet_until:
-                still_heard = self._quiet_until.keys() & {*routes.rejected}
-                self._quiet_until = {s: self._quiet_until[s] for s in still_heard}
+        self._run(self._publisher.set_subscribers_locked, subscribers)
 
     def start_over_after_fork(self) -> None:
         """A forked child: the state stays, counters begin at 0."""
@@ -345,36 +289,39 @@ class ForeignBreaker:
     def read(self) -> Reading:
         """All counters and figures at this moment, consistent with each other."""
         look = self.look()
-        with self._lock:
-            ledger = self._ledger
-            self._fold_locked()
-            self._exemplar_due = True
-            return Reading(
-                breaker=self.name,
-                policy=look.policy,
-                buckets=self.buckets,
-                state=self.state,
-                entered_at=self._entered_at,
-                figures=Figures(
-                    calls=look.calls or 0,
-                    failures=look.failures or 0,
-                    slow_calls=look.slow_calls or 0,
-                    consecutive_failures=look.consecutive_failures or 0,
-                    failure_ratio=look.failure_ratio,
-                    slow_call_ratio=look.slow_call_ratio,
-                ),
-                open_wait=math.nan if look.open_wait is None else look.open_wait,
-                durations=ledger.durations(),
-                rejected=ledger.rejected,
-                slow=ledger.slow,
-                in_flight=len(self._running),
-                would_reject=0,
-                fallbacks={**dict.fromkeys(FALLBACK_OUTCOMES, 0), **ledger.fallbacks},
-                transitions=dict(ledger.transitions),
-                state_seconds=ledger.state_seconds(time.monotonic()),
-                untold=self._untold,
-                changes=self.library.changes,
-            )
+        if self._is_inside:
+            return self._read_locked(look)
+        return cast("Reading", self._run(self._read_locked, look))
+
+    def _read_locked(self, look: Look) -> Reading:
+        counters = self._counters
+        self._exemplar_due = True
+        return Reading(
+            breaker=self.name,
+            policy=look.policy,
+            buckets=self.buckets,
+            state=self.state,
+            entered_at=self._entered_at,
+            figures=Figures(
+                calls=look.calls or 0,
+                failures=look.failures or 0,
+                slow_calls=look.slow_calls or 0,
+                consecutive_failures=look.consecutive_failures or 0,
+                failure_ratio=look.failure_ratio,
+                slow_call_ratio=look.slow_call_ratio,
+            ),
+            open_wait=math.nan if look.open_wait is None else look.open_wait,
+            durations=counters.durations(),
+            rejected=counters.rejected,
+            slow=counters.slow,
+            in_flight=len(self._running),
+            would_reject=0,
+            fallbacks={**dict.fromkeys(FALLBACK_OUTCOMES, 0), **counters.fallbacks},
+            transitions=dict(counters.transitions),
+            state_seconds=counters.state_seconds(time.monotonic()),
+            untold=self._untold,
+            changes=self.library.changes,
+        )
 
     def __repr__(self) -> str:
         return f"<ForeignBreaker {self.name!r} {self.library.name} {self.state}>"
@@ -390,7 +337,7 @@ class Call:
     def __init__(self, foreign: ForeignBreaker) -> None:
         self.foreign = foreign
         self.state = foreign.state
-        self.outbox: Outbox = []
+        self.outbox: Deliveries = []
         self.admitted = self.over = self.passed = False
         self.error: BaseException | None = None
         self._start = 0.0
@@ -451,7 +398,8 @@ class Call:
     def deliver(self) -> None:
         """Call the inline listeners. Not to be called under a lock of the library."""
         try:
-            self.foreign._deliver(self.outbox)
+            deliver(self.outbox)
+            self.outbox.clear()
         except Exception as error:
             self._count(error)
 
@@ -467,6 +415,15 @@ class DroppableCall(Call):
     def __del__(self) -> None:
         if not self.over:
             self.end()
+
+    def deliver(self) -> None:
+        """In the middle of a garbage collection the thread may hold a lock of a listener."""
+        hub = self.foreign.hub
+        if hub.collecting():
+            hub.deliver_later(self.outbox)
+            self.outbox.clear()
+        else:
+            super().deliver()
 
 
 current: ContextVar[Call | None] = ContextVar("breakerscope_foreign_call", default=None)

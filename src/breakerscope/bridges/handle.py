@@ -10,9 +10,9 @@ from weakref import ref
 from breakerscope.breaker import BreakerNameError
 from breakerscope.bridges.foreign import ForeignBreaker, Look
 from breakerscope.bridges.libraries import BridgeError, Library
-from breakerscope.events import State
-from breakerscope.hub import Hub, default_hub
-from breakerscope.ledger import DEFAULT_BUCKETS, checked_buckets
+from breakerscope.core.counters import DEFAULT_BUCKETS, checked_buckets
+from breakerscope.core.events import State
+from breakerscope.event_bus import Hub, default_hub
 from breakerscope.registry import Registry, default_registry
 from breakerscope.setup import check_labels, set_up_once
 from breakerscope.telemetry.settings import checked_labels

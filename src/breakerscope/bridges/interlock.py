@@ -18,8 +18,8 @@ from weakref import ref
 from breakerscope.bridges.foreign import BLIND, Call, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import INTERLOCK
-from breakerscope.events import Cause, Outcome, State
-from breakerscope.policy import Policy
+from breakerscope.core.events import Cause, Outcome, State
+from breakerscope.core.policy import Policy
 
 _PARTS = ("_admit", "_admit_async", "_settle", "_release", "_listener", "_config")
 _STATES = {state.value: state for state in State} | {"metrics_only": State.DISABLED}

@@ -14,7 +14,7 @@ from typing import Any
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Metric
-from breakerscope.events import Cause, State
+from breakerscope.core.events import Cause, State
 from breakerscope.telemetry.errors import MissingExtraError
 
 Change = tuple[State, State, Cause]

@@ -15,7 +15,7 @@ from weakref import ref
 
 from breakerscope.bridges.foreign import Call, DroppableCall, Look, current
 from breakerscope.bridges.handle import Bridge, Shop
-from breakerscope.events import State
+from breakerscope.core.events import State
 
 
 class Listener:

@@ -18,8 +18,8 @@ from weakref import ref
 from breakerscope.bridges.foreign import BLIND, Call, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import NO_SLOW_CALLS, NOPANIC
-from breakerscope.events import Cause, State
-from breakerscope.policy import Policy
+from breakerscope.core.events import Cause, State
+from breakerscope.core.policy import Policy
 
 _PARTS = ("_before_call", "_on_success", "_on_failure", "_on_ignored", "_fire", "_window")
 

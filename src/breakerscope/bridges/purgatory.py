@@ -22,7 +22,7 @@ from weakref import ref
 from breakerscope.bridges.foreign import Blocks, Call, ForeignBreaker, Look, current, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import PURGATORY
-from breakerscope.events import State
+from breakerscope.core.events import State
 
 _STATES = {"closed": State.CLOSED, "opened": State.OPEN, "half-opened": State.HALF_OPEN}
 

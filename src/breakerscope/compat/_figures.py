@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from breakerscope.events import Outcome
+from breakerscope.core.events import Outcome
 
 LATENCIES = 100
 

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack,
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.compat._figures import CircuitBreakerMetrics, Notes, Totals
 from breakerscope.compat._replaced import replaced
-from breakerscope.events import Outcome, State
-from breakerscope.gate import CircuitBreakerOpenError
-from breakerscope.policy import Policy
-from breakerscope.protect import Guard
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import Outcome, State
+from breakerscope.core.guard import Guard
+from breakerscope.core.policy import Policy
 from breakerscope.registry import ContradictionError, default_registry
 from breakerscope.setup import set_up_once
 from breakerscope.testing import force_state

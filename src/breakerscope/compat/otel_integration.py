@@ -14,7 +14,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from breakerscope.compat._replaced import replaced
-from breakerscope.hub import default_hub
+from breakerscope.event_bus import default_hub
 from breakerscope.telemetry.errors import MissingExtraError
 
 __all__ = ["EventType", "OTelTracer", "SpanStatus", "get_otel_tracer", "setup_otel_tracer"]

@@ -17,8 +17,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from breakerscope.core.events import Outcome, State, StateChanged
 from breakerscope.demo.board import EVENTS, RECENT_SECONDS, Moment, Row
-from breakerscope.events import Outcome, State, StateChanged
 
 GREEN, ORANGE, VERMILION = "#009E73", "#E69F00", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#999999"

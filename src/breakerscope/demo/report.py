@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from breakerscope.events import Outcome
+from breakerscope.core.events import Outcome
 
 ASKED, TRANSITIONS = "asked", "transitions"
 OUTCOMES = tuple(outcome.value for outcome in Outcome)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.classify import ExceptionRule, HintRule, ResultRule
+from breakerscope.core.classification import ExceptionRule, HintRule, ResultRule
 from breakerscope.instrument import BreakerOptions, breakers_per, instrumented_breaker
 from breakerscope.registry import default_registry
 

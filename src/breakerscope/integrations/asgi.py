@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from math import ceil
 from typing import Any, cast
 
-from breakerscope.events import State
-from breakerscope.gate import CircuitBreakerOpenError
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import State
 from breakerscope.registry import default_registry
 
 Message = MutableMapping[str, Any]

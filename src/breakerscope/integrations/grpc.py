@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.events import State
-from breakerscope.gate import CircuitBreakerOpenError
-from breakerscope.protect import Exchange
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import State
+from breakerscope.core.guard import Exchange
 from breakerscope.telemetry.errors import MissingExtraError
 
 try:

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Self, Unpack, cast
 
-from breakerscope.events import State
-from breakerscope.gate import CircuitBreakerOpenError
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import State
+from breakerscope.core.guard import Exchange
 from breakerscope.instrument import BreakerOptions
 from breakerscope.integrations._http import PerHost, Rules, bounded, host_key, is_failure
-from breakerscope.protect import Exchange
 from breakerscope.retry_after import http_retry_after
 from breakerscope.telemetry.errors import MissingExtraError
 

@@ -13,8 +13,9 @@ from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.events import State
-from breakerscope.gate import CircuitBreakerOpenError
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import State
+from breakerscope.core.guard import Exchange
 from breakerscope.instrument import BreakerOptions
 from breakerscope.integrations._http import (
     SHARED,
@@ -24,7 +25,6 @@ from breakerscope.integrations._http import (
     host_key,
     is_failure,
 )
-from breakerscope.protect import Exchange
 from breakerscope.retry_after import http_retry_after
 from breakerscope.telemetry.errors import MissingExtraError
 

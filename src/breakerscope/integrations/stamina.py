@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from random import uniform
 
-from breakerscope.gate import CircuitBreakerOpenError
+from breakerscope.core.errors import CircuitBreakerOpenError
 from breakerscope.telemetry.errors import MissingExtraError
 
 try:

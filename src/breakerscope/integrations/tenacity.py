@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from breakerscope.gate import CircuitBreakerOpenError
+from breakerscope.core.errors import CircuitBreakerOpenError
 from breakerscope.telemetry.errors import MissingExtraError
 
 try:

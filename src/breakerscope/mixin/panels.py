@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Metric
-from breakerscope.events import Outcome
+from breakerscope.core.events import Outcome
 from breakerscope.mixin.queries import Queries
 from breakerscope.mixin.sdk import (
     Builder,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Label, Metric
-from breakerscope.events import Cause, Outcome, State
+from breakerscope.core.events import Cause, Outcome, State
 from breakerscope.mixin.config import MixinConfig
 from breakerscope.telemetry.series import with_prefix
 

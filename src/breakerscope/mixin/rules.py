@@ -16,7 +16,7 @@ from functools import cached_property
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Label, Metric
-from breakerscope.events import Outcome, State
+from breakerscope.core.events import Outcome, State
 from breakerscope.mixin import dashboards, panels
 from breakerscope.mixin.alert_settings import Burn, seconds, span_of
 from breakerscope.mixin.config import MixinConfig

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from breakerscope.catalogue import Attribute
-from breakerscope.events import Outcome, State
+from breakerscope.core.events import Outcome, State
 from breakerscope.mixin.config import MixinConfig
 from breakerscope.mixin.queries import SEVERITY
 from breakerscope.mixin.sdk import (

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from breakerscope.codec import event_to_json
-from breakerscope.events import Event, EventType
-from breakerscope.hub import DEFAULT_QUEUE_SIZE, Hub, SubscribeFilter, SubscriptionError
+from breakerscope.core.events import Event, EventType
+from breakerscope.event_bus import DEFAULT_QUEUE_SIZE, Hub, SubscribeFilter, SubscriptionError
 
 CLOSE_SECONDS = 5.0
 """How long closing waits for the last lines."""

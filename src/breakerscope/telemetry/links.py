@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry.trace import Span, SpanContext, get_current_span
 
 from breakerscope.catalogue import Attribute
-from breakerscope.events import CallRejected, Cause, Event, State, StateChanged
+from breakerscope.core.events import CallRejected, Cause, Event, State, StateChanged
 
 MAX_OPENERS = 1000
 """How many open breakers are remembered; beyond that the oldest opening is forgotten."""

@@ -16,7 +16,7 @@ from math import ceil
 from typing import Any, TypeVar
 
 from breakerscope.catalogue import LogEvent, LogKey
-from breakerscope.events import (
+from breakerscope.core.events import (
     CallRejected,
     CallSettled,
     Event,
@@ -26,8 +26,9 @@ from breakerscope.events import (
     State,
     StateChanged,
 )
-from breakerscope.hub import Guard, Hub, Subscription
-from breakerscope.reading import Source
+from breakerscope.core.permits import Check
+from breakerscope.core.reading import Source
+from breakerscope.event_bus import Hub, Subscription
 from breakerscope.telemetry.log_settings import OFF, LogLevel, LogSettings
 from breakerscope.telemetry.otel_context import trace_ids
 
@@ -90,7 +91,7 @@ class Attached:
                 self._hub.count_error(self._subscription.name, error)
 
 
-def _calls_are_logged(settings: LogSettings) -> Guard:
+def _calls_are_logged(settings: LogSettings) -> Check:
     """Says whether a line about a call would go anywhere; if not, its event is not made."""
     from structlog import is_configured
 

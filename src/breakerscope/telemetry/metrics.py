@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Metric
-from breakerscope.hub import OTHER, Hub
-from breakerscope.reading import Reading, Source
+from breakerscope.core.reading import Reading, Source
+from breakerscope.event_bus import OTHER, Hub
 from breakerscope.registry import Registry
 from breakerscope.telemetry import multiprocess
 from breakerscope.telemetry.series import PARTS, Column, Layout, exemplars_of, shape_of

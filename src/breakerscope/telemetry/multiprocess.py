@@ -23,7 +23,7 @@ from typing import Any
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Kind
-from breakerscope.hub import Hub
+from breakerscope.event_bus import Hub
 from breakerscope.registry import Registry
 from breakerscope.telemetry.errors import TelemetryError
 from breakerscope.telemetry.series import PARTS_TO_MERGE, Layout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from breakerscope.catalogue import Attribute, SpanEventName
-from breakerscope.events import CallRejected, CallSettled, Event, Outcome, StateChanged
+from breakerscope.core.events import CallRejected, CallSettled, Event, Outcome, StateChanged
 
 # The keys as plain text: to hash a member of an enum costs a Python call for each key.
 CALL, STATE_CHANGE = SpanEventName.CALL.value, SpanEventName.STATE_CHANGE.value

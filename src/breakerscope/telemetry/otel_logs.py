@@ -13,8 +13,8 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
-from breakerscope.events import CallRejected, CallSettled, Event, Outcome, State, StateChanged
-from breakerscope.hub import Hub, Subscription
+from breakerscope.core.events import CallRejected, CallSettled, Event, Outcome, State, StateChanged
+from breakerscope.event_bus import Hub, Subscription
 from breakerscope.telemetry.errors import MissingExtraError
 from breakerscope.telemetry.otel_context import current_context
 from breakerscope.telemetry.otel_events import describe

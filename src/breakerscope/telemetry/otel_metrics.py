@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Kind, Metric, TraceKey
-from breakerscope.hub import Hub
+from breakerscope.event_bus import Hub
 from breakerscope.registry import Registry
 from breakerscope.telemetry.metrics import BreakerCollector
 from breakerscope.telemetry.series import with_prefix

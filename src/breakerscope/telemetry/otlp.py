@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from breakerscope.catalogue import SpanEventName
-from breakerscope.hub import Hub
+from breakerscope.event_bus import Hub
 from breakerscope.telemetry.errors import MissingExtraError, TelemetryError
 from breakerscope.telemetry.otel_metrics import with_durations
 

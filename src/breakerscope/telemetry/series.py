@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Metric
-from breakerscope.events import FALLBACK_OUTCOMES, SETTLED_OUTCOMES, Cause, Outcome, State
-from breakerscope.ledger import Exemplar
-from breakerscope.machine import transitions_of
-from breakerscope.policy import Policy
-from breakerscope.reading import Reading
+from breakerscope.core.counters import Exemplar
+from breakerscope.core.events import FALLBACK_OUTCOMES, SETTLED_OUTCOMES, Cause, Outcome, State
+from breakerscope.core.policy import Policy
+from breakerscope.core.reading import Reading
+from breakerscope.core.transitions import transitions_of
 
 Change = tuple[State, State, Cause]
 Column = tuple[str, Mapping[str, str]]
@@ -38,7 +38,7 @@ class Shape(NamedTuple):
     policy: Policy
     buckets: tuple[float, ...]
     changes: tuple[Change, ...]
-    untold: frozenset[Metric] = frozenset()
+    untold: frozenset[object] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.catalogue import Attribute, SpanName
-from breakerscope.classify import error_name
-from breakerscope.events import Outcome
-from breakerscope.gate import CircuitBreakerOpenError
+from breakerscope.core.classification import error_name
+from breakerscope.core.errors import CircuitBreakerOpenError
+from breakerscope.core.events import Outcome
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from breakerscope.catalogue import BREAKER, LISTENER, Kind, Metric
-from breakerscope.hub import OTHER
-from breakerscope.ledger import DEFAULT_BUCKETS, Durations
-from breakerscope.reading import Reading, Source
+from breakerscope.core.counters import DEFAULT_BUCKETS, Durations
+from breakerscope.core.reading import Reading, Source
+from breakerscope.event_bus import OTHER
 from breakerscope.telemetry.series import Layout, shape_of
 from breakerscope.telemetry.settings import MetricsSettings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from breakerscope.events import (
+from breakerscope.core.events import (
     CallRejected,
     CallSettled,
     Event,
@@ -17,7 +17,8 @@ from breakerscope.events import (
     Outcome,
     StateChanged,
 )
-from breakerscope.hub import NEVER, Guard, Hub, SubscribeOptions, Subscription
+from breakerscope.core.permits import NEVER, Check
+from breakerscope.event_bus import Hub, SubscribeOptions, Subscription
 from breakerscope.telemetry.otel_context import current_context, trace_ids
 from breakerscope.telemetry.otel_events import CALL, describe, settled
 
@@ -44,7 +45,7 @@ def attach(hub: Hub, *, policy: str, events: str = "span") -> tuple[Subscription
 
         made.append(otel_logs.attach(hub, outcomes=outcomes))
     # A change of state is heard without a span too: the opening before it is no longer the last.
-    when: dict[EventType, Guard] = dict.fromkeys((CallSettled, CallRejected, FallbackUsed), current)
+    when: dict[EventType, Check] = dict.fromkeys((CallSettled, CallRejected, FallbackUsed), current)
     options: SubscribeOptions = {
         "name": "opentelemetry",
         "inline": True,

@@ -17,37 +17,23 @@ import atexit
 import gc
 import logging
 import os
-import sys
 import threading
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextvars import Context
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from threading import get_ident
 from traceback import extract_tb
 from types import BuiltinMethodType, MethodWrapperType
 from typing import Any, Protocol, Self, TypedDict, Unpack
 
-from breakerscope.classify import error_name
-from breakerscope.events import (
-    EVENT_TYPES,
-    CallRejected,
-    CallSettled,
-    Event,
-    EventType,
-    FallbackUsed,
-    Outcome,
-    StateChanged,
-)
-from breakerscope.ledger import Exemplar
-
-Guard = Callable[[], object]
-NEVER: Guard = ().__len__
-"""A guard that says no, at the cost of one C call."""
-ALWAYS: Guard = (None,).__len__
-"""A guard that says yes, at the cost of one C call."""
+from breakerscope.core.classification import error_name
+from breakerscope.core.counters import Exemplar
+from breakerscope.core.events import EVENT_TYPES, Event, EventType, Outcome
+from breakerscope.core.permits import ALWAYS, NEVER, Check
+from breakerscope.core.subscribers import Subscriber, Subscribers
 
 OTHER = "_OTHER"
 """The name under which all are counted that are beyond a limit."""
@@ -61,10 +47,10 @@ EXIT_FLUSH_SECONDS = 1.0
 
 _log = logging.getLogger("breakerscope")
 _log.addHandler(logging.NullHandler())
-DEEPEST = 500
-"""How many callers are looked at to find a listener among them."""
-_running: list[None] = []
-"""One entry for each listener that runs right now, in whatever thread."""
+_delivering: set[int] = set()
+"""The threads that run a listener right now."""
+_collecting: set[int] = set()
+"""The threads in which a garbage collection runs right now."""
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
@@ -81,7 +67,7 @@ class SubscribeFilter(TypedDict, total=False):
     """Only events of the breaker with this name; by default of all, also of future ones."""
     outcomes: Collection[Outcome]
     """Only `CallSettled` events with these outcomes."""
-    when: Guard | Mapping[EventType, Guard]
+    when: Check | Mapping[EventType, Check]
     """Only if this returns a true value in the thread of the call: one guard for all types, or
     guards for some of them. Must be cheap; one that raises says no, and is counted."""
     every: float
@@ -115,16 +101,16 @@ class Subscription:
         self.inline = options.get("inline", False)
         self.outcomes = frozenset(options.get("outcomes", Outcome))
         when = options.get("when", {})
-        by_type: Mapping[EventType, Guard] = dict.fromkeys(types, when) if callable(when) else when
+        by_type: Mapping[EventType, Check] = dict.fromkeys(types, when) if callable(when) else when
         guards = {guard: self._checked(guard) for guard in by_type.values()}
-        self.guards: Mapping[EventType, Guard] = {t: guards[by_type[t]] for t in by_type}
+        self.guards: Mapping[EventType, Check] = {t: guards[by_type[t]] for t in by_type}
         self.every = options.get("every", 0.0)
         self._hub = hub
         self._listener = listener
         self._queue_size = options.get("queue_size", DEFAULT_QUEUE_SIZE)
         self.start_over()
 
-    def _checked(self, guard: Guard) -> Guard:
+    def _checked(self, guard: Check) -> Check:
         """The guard as one that cannot raise. What C code made cannot, and asks no frame."""
         if isinstance(guard, BuiltinMethodType | MethodWrapperType):
             return guard
@@ -142,7 +128,7 @@ class Subscription:
         """Begin with an empty queue and no thread."""
         self._queue: SimpleQueue[tuple[Context, Event] | threading.Event | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._may_start = [None]
 
     def close(self, wait: float = 0.0) -> bool:
         """Stop listening. What is already queued is still delivered. Closing twice is harmless.
@@ -167,7 +153,7 @@ class Subscription:
         """Queue an event. Never blocks and calls no foreign code, so a breaker's lock may be
         held.
         """
-        if self._queue.qsize() >= self._queue_size or inside_listener():
+        if self._queue.qsize() >= self._queue_size or get_ident() in _delivering:
             self._hub.count_dropped(self.name)
         else:
             self._queue.put((context, event))
@@ -179,20 +165,27 @@ class Subscription:
 
     def ensure_worker(self) -> None:
         """Start the thread if there is none. Not to be called under a breaker's lock."""
-        # Whoever finds the lock taken need not wait: a thread is being started.
-        if self._worker is None and self._starting.acquire(blocking=False):
-            try:
-                if self._worker is None:
-                    worker = threading.Thread(
-                        target=self._work, name=f"breakerscope-{self.name}", daemon=True
-                    )
-                    worker.start()
-                    self._worker = worker
-            finally:
-                self._starting.release()
+        # Whoever finds it being started need not wait. A start that an interrupt broke off does not
+        # count: the interrupted thread was the one that took the token.
+        try:
+            token = self._may_start.pop()
+        except IndexError:
+            return
+        try:
+            if self._worker is None:
+                worker = threading.Thread(
+                    target=self._work,
+                    args=(self._queue,),
+                    name=f"breakerscope-{self.name}",
+                    daemon=True,
+                )
+                worker.start()
+                self._worker = worker
+        finally:
+            self._may_start.append(token)
 
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
+    def _work(self, queue: SimpleQueue[tuple[Context, Event] | threading.Event | None]) -> None:
+        while (job := queue.get()) is not None:
             if isinstance(job, threading.Event):
                 job.set()
             else:
@@ -217,106 +210,27 @@ class Subscription:
 
     def call(self, event: Event) -> None:
         """Call the listener in this thread, unless that runs one already. Raises no Exception."""
-        if _running and inside_listener(2):
+        ident = get_ident()
+        if ident in _delivering:
             self._hub.count_dropped(self.name)
             return
-        _running.append(None)
         try:
+            _delivering.add(ident)
             self._listener(event)
         except Exception as error:
             self._hub.count_error(self.name, error)
         finally:
-            _running.pop()
-
-
-def inside_listener(above: int = 1) -> bool:
-    """Whether this code was called by a listener; the look begins `above` so many frames.
-
-    Where no thread runs one, the answer costs nothing. Else the callers of this code are looked at:
-    a mark on the thread would cost every delivery more than this costs the few.
-    """
-    frame = sys._getframe(above) if _running else None
-    for _ in range(DEEPEST):
-        if frame is None:
-            return False
-        if frame.f_code is _DELIVERY:
-            return True
-        frame = frame.f_back
-    return False
-
-
-_DELIVERY = Subscription.call.__code__
-
-
-_collecting: list[int] = []
-"""The threads in which a garbage collection runs right now."""
-
-
-def collecting() -> bool:
-    """Whether this code runs in the middle of a garbage collection: anything may be locked."""
-    return get_ident() in _collecting
+            _delivering.discard(ident)
 
 
 def _note_collection(phase: str, _info: object) -> None:
     if phase == "start":
-        _collecting.append(get_ident())
+        _collecting.add(get_ident())
     else:
-        _collecting.remove(get_ident())
+        _collecting.discard(get_ident())
 
 
 gc.callbacks.append(_note_collection)
-
-
-class Routes:
-    """Subscriptions by event type, worked out once for each change of them."""
-
-    __slots__ = (
-        "changed",
-        "failure_guard",
-        "fallbacks",
-        "queues_successes",
-        "rejected",
-        "rejection_guard",
-        "settled",
-        "success_guard",
-        "successes",
-    )
-
-    def __init__(self, subscriptions: Sequence[Subscription], traced: Guard = NEVER) -> None:
-        settled = [(s.guards.get(CallSettled), s) for s in subscriptions if CallSettled in s.types]
-        self.settled = {
-            outcome: tuple(pair for pair in settled if outcome in pair[1].outcomes)
-            for outcome in Outcome
-        }
-        self.successes = self.settled[Outcome.SUCCESS]
-        self.rejected = tuple(s for s in subscriptions if CallRejected in s.types)
-        self.changed = tuple(s for s in subscriptions if StateChanged in s.types)
-        self.fallbacks = tuple(s for s in subscriptions if FallbackUsed in s.types)
-        self.queues_successes = any(not s.inline for _, s in self.successes)
-        """Whether a queue is to hear of successes: it gets them in order, so under the lock."""
-        self.success_guard = _any_of([guard for guard, _ in self.successes])
-        """Says whether anybody wants the event of a success that happens here and now."""
-        failures = [guard for guard, _ in self.settled[Outcome.FAILURE]]
-        self.failure_guard = _any_of([*failures, traced])
-        """Says whether anybody wants the event of such a failure, or an exemplar of it."""
-        guards = [s.guards[CallRejected] for s in self.rejected if CallRejected in s.guards]
-        self.rejection_guard = _any_of(guards)
-        """Says whether a guarded listener wants the event of a rejection here and now."""
-
-
-def _any_of(guards: Sequence[Guard | None]) -> Guard:
-    """One guard that says yes when any of them does. None always says yes."""
-    real = dict.fromkeys(guard for guard in guards if guard is not None)
-    if None in guards:
-        return ALWAYS
-    either: Guard = NEVER
-    for guard in real:
-        either = guard if either is NEVER else _either(either, guard)
-    return either
-
-
-def _either(first: Guard, second: Guard) -> Guard:
-    return lambda: first() or second()
 
 
 class Publisher(Protocol):
@@ -324,7 +238,7 @@ class Publisher(Protocol):
 
     name: str
 
-    def reroute(self, routes: Routes) -> None:
+    def set_subscribers(self, subscribers: Subscribers, /) -> None:
         """The subscriptions have changed."""
         ...
 
@@ -338,11 +252,11 @@ class Hub:
 
     def __init__(self) -> None:
         self._subscriptions: tuple[Subscription, ...] = ()
-        self._routes: dict[tuple[Subscription, ...], Routes] = {}
+        self._indices: dict[tuple[Subscription, ...], Subscribers] = {}
         self._publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
         self.trace_ids: Callable[[], Mapping[str, str] | None] | None = None
         """Names the trace of the running call, for exemplars; set by an adapter."""
-        self.traced: Guard = NEVER
+        self.traced: Check = NEVER
         """Says cheaply whether `trace_ids` may have an answer; set before a subscription."""
         self.raised: list[Exception] | None = None
         """What listeners raised, where a test asked for it."""
@@ -356,12 +270,13 @@ class Hub:
         self._dropped: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._last_logged: dict[tuple[str, str], float] = {}
+        self.waiting: deque[tuple[Context, Subscriber, Event]] = deque()
 
     def attach(self, publisher: Publisher) -> None:
         """Tell this breaker who listens, now and at each change."""
         with self._lock:
             self._publishers.add(publisher)
-            publisher.reroute(self._routes_of(publisher))
+            publisher.set_subscribers(self._subscribers_of(publisher))
 
     def subscribe(
         self,
@@ -400,17 +315,17 @@ class Hub:
             self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
             self._reroute()
 
-    def _routes_of(self, publisher: Publisher) -> Routes:
-        """Most listeners hear all breakers, so most breakers share their routes."""
+    def _subscribers_of(self, publisher: Publisher) -> Subscribers:
+        """Most listeners hear all breakers, so most breakers share their subscribers."""
         heard_by = tuple(s for s in self._subscriptions if s.breaker in (None, publisher.name))
-        if (routes := self._routes.get(heard_by)) is None:
-            routes = self._routes[heard_by] = Routes(heard_by, self.traced)
-        return routes
+        if (subscribers := self._indices.get(heard_by)) is None:
+            subscribers = self._indices[heard_by] = Subscribers(heard_by, self.traced)
+        return subscribers
 
     def _reroute(self) -> None:
-        self._routes.clear()
-        for publisher in self._publishers:
-            publisher.reroute(self._routes_of(publisher))
+        self._indices.clear()
+        for publisher in list(self._publishers):
+            publisher.set_subscribers(self._subscribers_of(publisher))
 
     def exemplar(self, duration: float, wall: Callable[[], float]) -> Exemplar | None:
         """The exemplar for a call that took `duration` seconds and ended in this thread just
@@ -425,10 +340,34 @@ class Hub:
             return None
         return None if labels is None else Exemplar(labels, duration, wall())
 
+    @staticmethod
+    def collecting() -> bool:
+        """Whether this thread is in the middle of a garbage collection: it may hold any lock."""
+        return get_ident() in _collecting
+
+    def deliver_later(self, deliveries: Sequence[tuple[Subscriber, Event | None]]) -> None:
+        """Deliver these inline and in this context, with the next operation of a breaker or the
+        next flush. Calls no foreign code.
+        """
+        for subscriber, event in deliveries:
+            if event is not None:
+                self.waiting.append((copy_context(), subscriber, event))
+
+    def deliver_waiting(self) -> None:
+        """Make the deliveries that were put off."""
+        while self.waiting:
+            try:
+                context, subscriber, event = self.waiting.popleft()
+            except IndexError:
+                # Another thread took the last one.
+                return
+            context.run(subscriber.call, event)
+
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until every event queued so far was delivered. False if `timeout` seconds were not
+        """Wait until every event so far was delivered. False if `timeout` seconds were not
         enough.
         """
+        self.deliver_waiting()
         deadline = time.monotonic() + timeout
         delivered = [subscription.flush(deadline) for subscription in self._subscriptions]
         return all(delivered)
@@ -509,7 +448,7 @@ default_hub = Hub()
 
 def _after_fork_in_child() -> None:
     # The listeners of other threads do not run on here.
-    _running[:] = [None] * inside_listener()
+    _delivering.intersection_update({get_ident()})
     for hub in _hubs:
         hub.start_over_after_fork()
 

@@ -1,20 +1,21 @@
 """The exact counters of one breaker: what the metrics are read from.
 
-Pure and not thread-safe: the breaker's gate holds a lock around each method. Counters only grow.
-Each admitted call is in one bucket of one histogram, so the counts of a histogram are the count of
-its outcome.
+Pure and not thread-safe: the owner holds a lock around each method. Counters only grow. Each
+admitted call is in one bucket of one histogram, so the counts of a histogram are the count of its
+outcome. Each change is made by one statement without a call, so no interrupt leaves half of it.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
-from breakerscope.events import SETTLED_OUTCOMES, Cause, Outcome, State
+from breakerscope.core.events import SETTLED_OUTCOMES, Cause, Outcome, State
+from breakerscope.core.permits import Entry, Journal, Run, durations_of
 
 DEFAULT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Upper bounds of the duration histogram in seconds: a call to a dependency, from cache to
@@ -66,36 +67,26 @@ class Durations:
     exemplars: Mapping[int, Exemplar]
 
 
-class _Histogram:
+class Histogram:
+    """Durations of calls that ended alike, by bucket."""
+
     __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
-        self.exemplars: dict[int, Exemplar] | None = None
+        self.exemplars: Mapping[int, Exemplar] = NOTHING
 
-    def add(self, duration: float, exemplar: Exemplar | None) -> None:
-        at = bisect_left(self.bounds, duration)
-        self.counts[at] += 1
-        self.total += duration
-        if exemplar is not None:
-            if self.exemplars is None:
-                self.exemplars = {}
-            self.exemplars[at] = exemplar
-
-    def add_batch(self, durations: list[float]) -> None:
-        """Sorts `durations` in place unless all fall into one bucket, the usual case."""
-        bounds, counts = self.bounds, self.counts
-        self.total += sum(durations)
-        longest = max(durations)
-        if longest <= bounds[0]:
+    def with_batch(self, durations: list[float]) -> tuple[list[int], float]:
+        """What `counts` and `total` will be with these durations, at least one. Changes nothing
+        here; may sort the list.
+        """
+        bounds, counts, added = self.bounds, self.counts.copy(), sum(durations)
+        if added <= bounds[0]:
+            # So is each of them.
             counts[0] += len(durations)
-            return
-        at = bisect_left(bounds, min(durations))
-        if at == bisect_left(bounds, longest):
-            counts[at] += len(durations)
-            return
+            return counts, self.total + added
         durations.sort()
         start, n = 0, len(durations)
         while start < n:
@@ -103,15 +94,17 @@ class _Histogram:
             end = n if at == len(bounds) else bisect_right(durations, bounds[at], start)
             counts[at] += end - start
             start = end
+        return counts, self.total + added
 
     def read(self) -> Durations:
-        return Durations(tuple(self.counts), self.total, dict(self.exemplars or ()))
+        """The histogram as it is."""
+        return Durations(tuple(self.counts), self.total, dict(self.exemplars))
 
 
-NO_HISTOGRAMS: tuple[_Histogram | None, ...] = (None,) * len(SETTLED_OUTCOMES)
+NO_HISTOGRAMS: tuple[Histogram | None, ...] = (None,) * len(SETTLED_OUTCOMES)
 
 
-class Ledger:
+class Counters:
     """What has happened since the breaker was made (in this process)."""
 
     __slots__ = (
@@ -125,6 +118,7 @@ class Ledger:
         "rejected",
         "slow",
         "transitions",
+        "unjudged",
         "would_reject",
     )
 
@@ -148,22 +142,57 @@ class Ledger:
         self._seconds: Mapping[State, float] = NOTHING
         self._state = state
         self._entered = now
+        self.unjudged: list[Run] = []
+        """Calls that are counted here and not in the window yet."""
 
     def add(
-        self, outcome: Outcome, duration: float, *, slow: bool, exemplar: Exemplar | None = None
+        self,
+        outcome: Outcome,
+        duration: float,
+        journal: Journal,
+        *,
+        slow: bool,
+        exemplar: Exemplar | None = None,
     ) -> None:
-        """One admitted call settled."""
-        self._histogram(outcome).add(duration, exemplar)
-        if slow:
-            self.slow += 1
+        """One of the calls of a journal settled under the lock."""
+        of = self.histogram(outcome)
+        at, counts = bisect_left(of.bounds, duration), of.counts
+        exemplars = of.exemplars if exemplar is None else {**of.exemplars, at: exemplar}
+        # fmt: off
+        counts[at], of.total, of.exemplars, self.slow, journal.settled = counts[at] + 1, of.total + duration, exemplars, self.slow + slow, journal.settled + 1  # noqa: E501
+        # fmt: on
 
-    def add_batch(self, outcome: Outcome, durations: list[float]) -> None:
-        """Calls that ended alike, none of them slow. May reorder the list."""
-        if durations:
-            if self._clock_may_go_back:
-                # A sum that falls would look like a restart.
-                durations = [max(duration, 0.0) for duration in durations]
-            self._histogram(outcome).add_batch(durations)
+    def drain(
+        self,
+        journal: Journal,
+        runs_of: Callable[[list[Entry], bool], list[Run]] | None = None,
+        *,
+        timed: bool = False,
+    ) -> None:
+        """The calls in the journal settled. `runs_of` says in which runs they are to be judged;
+        without it they came too late for that.
+        """
+        n = len(journal.entries)
+        entries = journal.entries[:n]
+        mixed = journal.may_hold_failures
+        runs = self.unjudged if runs_of is None else runs_of(entries, mixed)
+        successes, failures = cast("list[float]", entries), list[float]()
+        if mixed or timed:
+            successes, failures = durations_of(entries)
+        if self._clock_may_go_back:
+            # A sum that falls would look like a restart.
+            successes = [max(duration, 0.0) for duration in successes]
+            failures = [max(duration, 0.0) for duration in failures]
+        settled, failed = journal.settled + n, journal.failures + len(failures)
+        one = self.histogram(Outcome.SUCCESS if successes else Outcome.FAILURE)
+        counts, total = one.with_batch(successes or failures)
+        other, other_counts, other_total = one, counts, total
+        if successes and failures:
+            other = self.histogram(Outcome.FAILURE)
+            other_counts, other_total = other.with_batch(failures)
+        # fmt: off
+        one.counts, one.total, other.counts, other.total, self.unjudged, journal.settled, journal.failures, journal.entries[:n] = counts, total, other_counts, other_total, runs, settled, failed, ()  # noqa: E501
+        # fmt: on
 
     def add_fallback(self, outcome: Outcome) -> None:
         """A fallback stood in for a call that ended so."""
@@ -172,11 +201,12 @@ class Ledger:
     def add_transition(self, old: State, new: State, cause: Cause, now: float) -> None:
         """The state changed at `now`."""
         change = (old, new, cause)
-        self.transitions = {**self.transitions, change: self.transitions.get(change, 0) + 1}
-        seconds = self._seconds.get(old, 0.0) + max(now - self._entered, 0.0)
-        self._seconds = {**self._seconds, old: seconds}
-        self._state = new
-        self._entered = now
+        transitions = {**self.transitions, change: self.transitions.get(change, 0) + 1}
+        spent = self._seconds.get(old, 0.0) + max(now - self._entered, 0.0)
+        seconds = {**self._seconds, old: spent}
+        # fmt: off
+        self.transitions, self._seconds, self._state, self._entered = transitions, seconds, new, now
+        # fmt: on
 
     def state_seconds(self, now: float) -> dict[State, float]:
         """The time spent in each state, the present one up to `now`."""
@@ -192,9 +222,10 @@ class Ledger:
             for outcome, histogram in zip(SETTLED_OUTCOMES, self._histograms, strict=True)
         }
 
-    def _histogram(self, outcome: Outcome) -> _Histogram:
+    def histogram(self, outcome: Outcome) -> Histogram:
+        """The histogram of this outcome, made when it is first needed."""
         at = SETTLED_OUTCOMES.index(outcome)
         if (histogram := self._histograms[at]) is None:
-            histogram = _Histogram(self.buckets)
+            histogram = Histogram(self.buckets)
             self._histograms = (*self._histograms[:at], histogram, *self._histograms[at + 1 :])
         return histogram

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, cast
 
-from breakerscope.events import Outcome
+from breakerscope.core.events import Outcome
 
 ExceptionRule = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Any], bool]
 ResultRule = Callable[[Any], bool]

@@ -1,4 +1,4 @@
-"""The code around a protected function, made to its measure.
+"""Builds a wrapper with the same signature as the function.
 
 A wrapper with `*args, **kwargs` packs the arguments of each call into a tuple and a dict and
 unpacks them again: about a third of the whole cost of a protected call. So the wrapper is written
@@ -21,40 +21,43 @@ TEXT = """\
 def _make(_fn, {names}):
     {async_}def protected({parameters}):
         try:
-            _given = _take() if _passes else _enter()
+            _permit = _machine.permit.take()
         except IndexError:
-            _given = _enter()
+            _permit = _admit()
         _start = _now()
         try:
             _result = {await_}_fn({arguments})
         except BaseException as _error:
-            _failed(_given, _now() - _start, _error)
+            _failed(_permit, _start, _now(), _error)
             raise
         {measure}
         if {special}:
-            _succeeded(_given, _duration, _result)
+            _succeeded(_permit, _duration, _result)
         else:
-            _given.journal.append(_duration)
+            _permit.entries.append({entry})
         return _result
     return protected
 """
-"""Names of our own begin with an underscore; parameters that do so as well are not tailored.
+"""Names of our own begin with an underscore; a function whose parameters do so as well gets
+`*_args, **_kwargs`.
 
 They are those of an enclosing function, not globals: functions with the same parameters share their
 code, and the interpreter remembers in the code where the globals of one function were.
 """
 
 
-def tailored(
+def wrapper_of(
     fn: Callable[..., Any],
     names: dict[str, Any],
     *,
     is_coroutine: bool,
     asks_slow: bool,
-    asks_fence: bool,
+    timed: bool,
 ) -> Callable[..., Any]:
-    """The protected form of `fn`. `names` are the functions that the text calls."""
-    parameters, arguments = _measures(fn)
+    """The protected form of `fn`. `names` are what the text calls. `timed`: the journal is to say
+    when each call ended.
+    """
+    parameters, arguments = _signature(fn)
     text = TEXT.format(
         names=", ".join(names),
         async_="async " if is_coroutine else "",
@@ -62,13 +65,12 @@ def tailored(
         parameters=parameters,
         arguments=arguments,
         measure="_end = _now()\n        _duration = _end - _start"
-        if asks_fence
+        if timed
         else "_duration = _now() - _start",
-        special=" or ".join(
-            ["_duration >= _slow_from"] * asks_slow
-            + ["_end >= _given.fence"] * asks_fence
-            + ["_given.watch()"]
-        ),
+        special="_duration >= _slow_from or _permit.watched()"
+        if asks_slow
+        else "_permit.watched()",
+        entry="(_end, _duration)" if timed else "_duration",
     )
     protected = _maker(text)(fn, **names)
     if isinstance(fn, FunctionType):
@@ -90,7 +92,7 @@ def _maker(text: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", scope["_make"])
 
 
-def _measures(fn: Callable[..., Any]) -> tuple[str, str]:
+def _signature(fn: Callable[..., Any]) -> tuple[str, str]:
     """The parameters of a function as its head has them, and as a call hands them on."""
     anything = "*_args, **_kwargs"
     if not isinstance(fn, FunctionType):

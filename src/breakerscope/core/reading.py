@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from breakerscope.events import Cause, Outcome, State
-from breakerscope.ledger import Durations
-from breakerscope.machine import Figures
-from breakerscope.policy import Policy
-
-if TYPE_CHECKING:  # the names of metrics are for those who show them
-    from breakerscope.catalogue import Metric
+from breakerscope.core.counters import Durations
+from breakerscope.core.events import Cause, Outcome, State
+from breakerscope.core.policy import Policy
+from breakerscope.core.transitions import Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +55,7 @@ class Reading:
     fallbacks: Mapping[Outcome, int]
     transitions: Mapping[tuple[State, State, Cause], int]
     state_seconds: Mapping[State, float]
-    untold: frozenset[Metric] = frozenset()
+    untold: frozenset[object] = frozenset()
     changes: tuple[tuple[State, State, Cause], ...] | None = None
 
     @property

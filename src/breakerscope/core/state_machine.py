@@ -1,0 +1,412 @@
+"""The state machine of a breaker: pure, without a lock, a clock, a thread or a listener.
+
+Everything that decides about a state lives in this file. Time is an argument, in seconds of any
+monotonic clock; time that stands still or runs backwards changes nothing. Whoever owns a machine
+must let only one thread at a time into it; every method says what happened, and the owner tells
+the world.
+
+Theory of operation
+-------------------
+
+CLOSED admits every call and judges the trip rules whenever a failing or a slow call settles. OPEN
+rejects every call until its wait is over; the change to HALF_OPEN is lazy, it is made by the first
+call that asks after the wait. HALF_OPEN admits a few probes; enough successes close the circuit,
+one failure opens it again. FORCED_OPEN rejects and DISABLED admits everything until somebody gives
+another command.
+
+Rule 1. An admitted call carries a permit, and a permit carries the generation in which it was
+        given. Each change of state and each reset begins a new generation. A result with a permit
+        of an older generation is late: it is reported, and decides nothing.
+Rule 2. A probe is a lease: a permit with an end. When the end has passed, or nobody holds the
+        permit any more, its place is free again and its result is late. So no lost probe can keep
+        a breaker half-open.
+Rule 3. Only SUCCESS and FAILURE count. IGNORED and CANCELLED give their place back, no more.
+Rule 4. A rate is judged only over at least `min_calls` calls.
+Rule 5. When several trip rules are met at once, the cause is the first of: consecutive failures,
+        failure count, failure rate, slow-call rate.
+Rule 6. A success that is not slow never opens the circuit (as in Polly and gobreaker). So such
+        successes may be counted in batches, and so may failures that cannot trip:
+        `failures_until_trip` says how many can settle, mixed with any number of successes.
+Rule 7. Isolation is stronger than any other command. A command given during an isolation says what
+        the state will be when the last holder has left.
+Rule 8. A call made inside a probe of the same breaker is admitted under the permission of that
+        probe and has no say: who waits for itself would never end.
+
+An interrupt may strike at any call. A change of state is prepared first and then published by one
+statement without a call: `_enter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from math import inf
+from typing import NamedTuple, cast
+from weakref import ref
+
+from breakerscope.core.events import Cause, Outcome, State
+from breakerscope.core.permits import AnyPermit, Entry, Permit, Run, SharedPermit, failed
+from breakerscope.core.policy import Policy
+from breakerscope.core.transitions import (
+    CLOSED,
+    DISABLED,
+    FORCED_OPEN,
+    HALF_OPEN,
+    OPEN,
+    Figures,
+    Transition,
+)
+from breakerscope.core.trip_rules import failures_until_trip, figures_of, trip_cause
+from breakerscope.core.windows import Window, window_of
+
+OUTSIDE = -1
+"""The generation of calls that the machine did not admit and that are made all the same."""
+
+
+class Admission(NamedTuple):
+    """The answer to a call that asks: a permit, or None and the seconds until asking is worth
+    it.
+    """
+
+    permit: AnyPermit | None
+    retry_after: float | None = None
+
+
+def _resumable(state: State) -> State:
+    """What an isolation gives back: the probes of a half-open breaker are gone by then."""
+    return OPEN if state is HALF_OPEN else state
+
+
+class StateMachine:
+    """See the top of the file. Not thread-safe: its owner holds a lock around each method.
+
+    `transition` is the last change of state, None before the first one.
+    """
+
+    __slots__ = (
+        "_base_wait",
+        "_closed_at",
+        "_isolations",
+        "_leases",
+        "_not_before",
+        "_open_until",
+        "_probe_successes",
+        "_ramp_credit",
+        "_ramp_until",
+        "_random",
+        "_resume",
+        "consecutive_failures",
+        "counts_calls",
+        "generation",
+        "now",
+        "permit",
+        "policy",
+        "state",
+        "transition",
+        "wait",
+        "window",
+    )
+
+    def __init__(self, policy: Policy, *, now: float, random: Callable[[], float]) -> None:
+        self.policy = policy
+        self.state = CLOSED
+        self.counts_calls = isinstance(policy.window, int)
+        self.window: Window = window_of(policy)
+        self.window.advance(now)
+        self.consecutive_failures = 0
+        self._random = random
+        self.now = now
+        self.wait = 0.0
+        self._base_wait = policy.open_for
+        self._open_until = now
+        self._not_before = -inf
+        self._closed_at = -inf
+        self._probe_successes = 0
+        self._ramp_until = -inf
+        self._ramp_credit = 0.0
+        self._isolations = 0
+        self._resume = CLOSED
+        self._leases: tuple[ref[Permit], ...] = ()
+        self.transition: Transition | None = None
+        self.generation = 0
+        self.permit = SharedPermit(0, CLOSED)
+
+    # -- a call asks ------------------------------------------------------------------------------
+
+    def admit(self, now: float, inside: Sequence[Permit] = ()) -> Admission:
+        """May one call run now? `inside`: the probes that it is made inside of."""
+        now = self.advance(now)
+        if self.state is CLOSED:
+            return Admission(self.permit) if now >= self._ramp_until else self._admit_share(now)
+        if self.state is DISABLED:
+            return Admission(self.permit)
+        if self.state is FORCED_OPEN:
+            return Admission(None)
+        if self.state is OPEN:
+            if now < self._open_until:
+                return Admission(None, self._open_until - now)
+            self._enter(HALF_OPEN, Cause.WAIT_ELAPSED)
+        return self._admit_probe(now, inside)
+
+    def _admit_probe(self, now: float, inside: Sequence[Permit]) -> Admission:
+        leases = self._live_leases(now)
+        if any(probe in leases for probe in inside):
+            return Admission(Permit(self.generation, HALF_OPEN, self.permit, nested=True))
+        policy = self.policy
+        in_flight = len(leases)
+        wanted = max(policy.probes, policy.successes_to_close)
+        if in_flight < policy.probes and in_flight + self._probe_successes < wanted:
+            probe = Permit(self.generation, HALF_OPEN, self.permit, now + policy.probe_lease)
+            self._leases = (*map(ref, leases), ref(probe))
+            return Admission(probe)
+        return Admission(None, min(lease.lease_ends for lease in leases) - now)
+
+    def _admit_share(self, now: float) -> Admission:
+        """Ramp-up: the share admitted rises evenly from nothing to all; the first call is
+        admitted.
+        """
+        left = self._ramp_until - now
+        self._ramp_credit += 1 - left / self.policy.ramp_up
+        if self._ramp_credit < 1:
+            return Admission(None, left)
+        self._ramp_credit -= 1
+        return Admission(self.permit)
+
+    def _live_leases(self, now: float) -> list[Permit]:
+        """The probes that somebody holds and whose time is not over."""
+        held = [probe for lease in self._leases if (probe := lease()) is not None]
+        return [probe for probe in held if probe.lease_ends > now]
+
+    # -- a call ends ------------------------------------------------------------------------------
+
+    def settle(
+        self,
+        permit: AnyPermit,
+        outcome: Outcome,
+        *,
+        now: float,
+        slow: bool = False,
+        hint: float = 0.0,
+    ) -> bool:
+        """One call ended; says whether it came too late to count. `hint`: the dependency asks to be
+        left alone for so many seconds.
+        """
+        now = self.advance(now)
+        if permit.generation != self.generation:
+            return True
+        leases: list[Permit] = []
+        if self.state is HALF_OPEN:
+            if permit.nested:
+                return False
+            leases = self._live_leases(now)
+            if permit not in leases:
+                return True
+        if hint > 0:
+            self._not_before = max(self._not_before, now + hint)
+        bad = outcome is Outcome.FAILURE
+        if self.state is HALF_OPEN:
+            self._leases = tuple(ref(lease) for lease in leases if lease is not permit)
+            self._settle_probe(outcome, slow=slow)
+        elif self.state is CLOSED and (bad or outcome is Outcome.SUCCESS):
+            self.consecutive_failures = self.consecutive_failures + 1 if bad else 0
+            self.window.add(failed=bad, slow=slow)
+            if bad or slow:
+                self.judge()
+        return False
+
+    def _settle_probe(self, outcome: Outcome, *, slow: bool) -> None:
+        if outcome is Outcome.FAILURE:
+            self.consecutive_failures += 1
+        elif outcome is Outcome.SUCCESS:
+            self.consecutive_failures = 0
+        too_slow = slow and self.policy.slow_call_rate is not None
+        if outcome is Outcome.FAILURE or (outcome is Outcome.SUCCESS and too_slow):
+            self._open(Cause.PROBE_FAILED)
+        elif outcome is Outcome.SUCCESS:
+            self._probe_successes += 1
+            if self._probe_successes >= self.policy.successes_to_close:
+                self._close(Cause.PROBES_SUCCEEDED)
+
+    def runs_of(self, entries: list[Entry], mixed: bool) -> list[Run]:  # noqa: FBT001
+        """Calls that settled without the lock, in runs that `settle_batch` takes. `mixed`: there
+        may be failures among them.
+        """
+        if self.counts_calls:
+            if not mixed:
+                return [(len(entries), False, -inf)]
+            return [(len(list(run)), bad, -inf) for bad, run in groupby(entries, failed)]
+        timed, bucket = cast("list[tuple[float, ...]]", entries), self.window.bucket
+        if not mixed and bucket(timed[0][0]) == bucket(timed[-1][0]):
+            return [(len(timed), False, timed[0][0])]
+        runs: list[Run] = []
+        for (bad, _), run in groupby(timed, lambda entry: (failed(entry), bucket(entry[0]))):
+            ends = [entry[0] for entry in run]
+            runs.append((len(ends), bad, ends[0]))
+        return runs
+
+    def settle_batch(self, n: int, *, failed: bool = False, at: float = -inf) -> None:
+        """`n` calls of this generation ended alike at that time, and none was slow. `judge` is to
+        follow if they failed: more of them can come than `failures_until_trip` said, where some had
+        taken their tokens before others settled one by one.
+        """
+        self.advance(at)
+        if self.state is CLOSED:
+            self.consecutive_failures = self.consecutive_failures + n if failed else 0
+            self.window.add_batch(n, failed=failed)
+
+    def failures_until_trip(self) -> float:
+        """How many failures cannot open the circuit, however many successes come in between, and
+        none of them slow (rule 6).
+        """
+        if self.state is DISABLED:
+            return inf
+        if self.state is not CLOSED:
+            return 0
+        return failures_until_trip(self.policy, self.window, self.consecutive_failures)
+
+    @property
+    def admits_all(self) -> bool:
+        """Whether every call is admitted at present, without a question."""
+        return self.state is DISABLED or (self.state is CLOSED and self.now >= self._ramp_until)
+
+    # -- the rules --------------------------------------------------------------------------------
+
+    def figures(self, now: float = -inf) -> Figures:
+        """What the window holds at `now`."""
+        self.advance(now)
+        return figures_of(self.policy, self.window, self.consecutive_failures)
+
+    def judge(self) -> None:
+        """Open the circuit if it is closed and a trip rule is met."""
+        if self.state is CLOSED:
+            cause = trip_cause(self.policy, self.window, self.consecutive_failures)
+            if cause is not None:
+                self._open(cause)
+
+    # -- manual commands --------------------------------------------------------------------------
+
+    def force_open(self, now: float, reason: str | None = None) -> None:
+        """Reject everything until another command."""
+        self._command(FORCED_OPEN, Cause.FORCE_OPEN, now, reason)
+
+    def disable(self, now: float, reason: str | None = None) -> None:
+        """Admit everything until another command; calls are observed, rules are not judged."""
+        self._command(DISABLED, Cause.DISABLE, now, reason)
+
+    def reset(self, now: float, reason: str | None = None) -> None:
+        """Close, and forget the window, the back-off and the calls in flight."""
+        if not self._command(CLOSED, Cause.RESET, now, reason):
+            self.new_generation()
+        self._forget()
+        self._base_wait = self.policy.open_for
+        self.wait = 0.0
+        self._not_before = -inf
+        self._ramp_until = -inf
+
+    def isolate(self, now: float, reason: str | None = None) -> None:
+        """Reject everything until as many `end_isolation` have come."""
+        self.advance(now)
+        self._isolations += 1
+        if self._isolations == 1:
+            self._resume = _resumable(self.state)
+            if self.state is not FORCED_OPEN:
+                self._enter(FORCED_OPEN, Cause.FORCE_OPEN, reason=reason)
+
+    def end_isolation(self, now: float, reason: str | None = None) -> None:
+        """One holder has left."""
+        self.advance(now)
+        self._isolations -= 1
+        if not self._isolations and self._resume is not FORCED_OPEN:
+            self._enter(self._resume, Cause.RELEASE, reason=reason)
+
+    def adopt(self, state: State, open_for: float | None, now: float) -> None:
+        """Take over this state from elsewhere."""
+        self.advance(now)
+        if self._isolations:
+            self._resume = _resumable(state)
+        elif state is not self.state:
+            self._enter(state, Cause.ADOPT, open_for=open_for)
+
+    def _command(self, target: State, cause: Cause, now: float, reason: str | None) -> bool:
+        """Says whether the state has changed."""
+        self.advance(now)
+        if self._isolations:
+            self._resume = target
+        elif self.state is not target:
+            self._enter(target, cause, reason=reason)
+            return True
+        return False
+
+    # -- changing the state -----------------------------------------------------------------------
+
+    def _open(self, cause: Cause) -> None:
+        policy = self.policy
+        stable = self.now - self._closed_at >= self.wait
+        base = self._base_wait
+        if cause is not Cause.PROBE_FAILED and stable:
+            base = policy.open_for
+        elif self.wait:
+            base = min(base * policy.backoff, policy.longest_wait)
+        spread = policy.jitter * (2 * self._random() - 1) if policy.jitter else 0.0
+        asked = self._not_before - self.now
+        wait = min(max(base * (1 + spread), asked), policy.longest_wait)
+        self._enter(OPEN, cause, wait=wait, base=base)
+
+    def _close(self, cause: Cause) -> None:
+        if self.policy.ramp_up:
+            self._ramp_until = self.now + self.policy.ramp_up
+            self._ramp_credit = 1.0
+        self._enter(CLOSED, cause)
+
+    def _enter(
+        self,
+        new: State,
+        cause: Cause,
+        *,
+        wait: float | None = None,
+        base: float | None = None,
+        open_for: float | None = None,
+        reason: str | None = None,
+    ) -> None:
+        transition = Transition(
+            old=self.state,
+            new=new,
+            cause=cause,
+            figures=self.figures(),
+            open_for=open_for if wait is None else wait,
+            reason=reason,
+        )
+        generation = self.generation + 1
+        permit = SharedPermit(generation, new)
+        if new is CLOSED:
+            self._closed_at = self.now
+            self._not_before = -inf
+            self._forget()
+        if wait is not None and base is not None:
+            # fmt: off
+            self.wait, self._base_wait, self._open_until = wait, base, self.now + wait
+            # fmt: on
+        # fmt: off
+        self.transition, self.state, self.generation, self.permit, self._leases, self._probe_successes = transition, new, generation, permit, (), 0  # noqa: E501
+        # fmt: on
+
+    def new_generation(self) -> None:
+        """Calls admitted so far are late from now on, and leases are free again; nothing else
+        changes.
+        """
+        generation = self.generation + 1
+        permit = SharedPermit(generation, self.state)
+        self.generation, self.permit, self._leases = generation, permit, ()
+
+    def _forget(self) -> None:
+        self.window.clear()
+        self.consecutive_failures = 0
+
+    def advance(self, now: float) -> float:
+        """The time from here on: `now`, unless it is older than a time already seen."""
+        if now <= self.now:
+            return self.now
+        self.now = now
+        if not self.counts_calls:
+            self.window.advance(now)
+        return now
