@@ -1,4 +1,4 @@
-"""The results as Markdown: the table with must and aim, then every row in full."""
+"""The results as Markdown: the tables with must and aim, then every row in full."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.targets import TARGETS, Target
+from benchmarks.targets import AGAINST_RESILIX, TARGETS, Target
 
 Results = dict[str, Any]
-REFERENCES = ("peer", "baseline")
+REFERENCES = ("circuitbreaker", "resilix")
+"""The peers that every subject of a row is compared with."""
 TITLES = {
     "success": "Success, no current span",
     "success_in_span": "Success inside a recording span (events for non-success only)",
@@ -23,45 +24,46 @@ TITLES = {
 }
 
 
-def reference(timings: list[dict[str, Any]], figure: str) -> dict[str, Any] | None:
-    """The fastest peer's bare call of a row."""
-    bare = [timing for timing in timings if timing["group"] in REFERENCES]
-    return min(bare, key=lambda timing: timing[figure]) if bare else None
-
-
 def ratio(target: Target, results: Results, figure: str = "median") -> float | None:
-    """What the row reached, None if it was not measured."""
+    """What the row reached, None if it was not measured or not beside this reference."""
     found = results.get(target.row)
     if not found:
         return None
-    if target.row == "memory":
-        return float(found[target.subject])
-    if target.row == "import":
-        times = found["milliseconds"]
-        return float(times["breakerscope"] / times["circuitbreaker"])
-    if target.row == "scrape":
+    figures = _figures(target.row, found, figure)
+    own = figures[target.subject]
+    if target.reference is None:
+        return own
+    other = figures.get(target.reference)
+    return None if other is None else own / other
+
+
+def _figures(row: str, found: Any, figure: str) -> dict[str, float]:
+    """The figure of each subject of a row; "median" or "minimum", where the row has both."""
+    if row == "memory":
+        return dict(found)
+    if row == "import":
+        return dict(found["milliseconds"])
+    if row == "scrape":
         part = ", ms" if figure == "median" else ", minimum, ms"
-        return float(found["thousand"]["ours" + part] / found["thousand"]["children" + part])
-    own = next(timing for timing in found if timing["name"] == target.subject)
-    if target.row == "threads":
-        figure = "median" if figure == "median" else "best"
-        fastest = max(t[figure] for t in found if t["group"] == "peer")
-        return float(own[figure] / fastest)
-    other = reference(found, figure)
-    return None if other is None else float(own[figure] / other[figure])
+        return {name: found["thousand"][name + part] for name in ("ours", "children")}
+    if row == "threads" and figure == "minimum":
+        figure = "best"
+    return {timing["name"]: timing[figure] for timing in found}
 
 
 def verdict(target: Target, reached: float | None) -> str:
     """Pass or miss, in words."""
     if reached is None:
-        return "not there yet"
+        return "not measured"
 
     def meets(bound: float) -> bool:
         return reached >= bound if target.more else reached <= bound
 
-    if meets(target.aim):
-        return "pass, aim met"
-    return "pass, aim missed" if meets(target.must) else "**miss**"
+    if not meets(target.must):
+        return "**miss**"
+    if target.aim is None:
+        return "pass"
+    return "pass, aim met" if meets(target.aim) else "pass, aim missed"
 
 
 def _number(value: float | None) -> str:
@@ -77,9 +79,16 @@ def _table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def summary(results: Results) -> str:
-    """The table of issue 4."""
+    """The table of issue 4, and the one beside resilix."""
+    return (
+        f"Against circuitbreaker, or what the row names:\n\n{_targets(TARGETS, results)}\n\n"
+        f"Against resilix, bare:\n\n{_targets(AGAINST_RESILIX, results)}"
+    )
+
+
+def _targets(targets: Iterable[Target], results: Results) -> str:
     lines = []
-    for target in TARGETS:
+    for target in targets:
         reached = ratio(target, results)
         lines.append(
             (
@@ -95,20 +104,24 @@ def summary(results: Results) -> str:
     return _table(head, lines)
 
 
+def _references(timings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [t for t in timings if t["name"] in REFERENCES or t["group"] == "baseline"]
+
+
 def _row(timings: list[dict[str, Any]]) -> str:
-    by_median, by_minimum = reference(timings, "median"), reference(timings, "minimum")
-
-    def over(timing: dict[str, Any], other: dict[str, Any] | None, figure: str) -> str:
-        return "-" if other is None else f"{timing[figure] / other[figure]:.2f}"
-
+    references = _references(timings)
+    ratios = [cell for other in references for cell in (f"to {other['name']}", "of minima")]
     return _table(
-        ("subject", "kind", "ratio of medians", "of minima", "median, ns", "minimum, ns"),
+        ("subject", "kind", *ratios, "median, ns", "minimum, ns"),
         (
             (
                 f"**{t['name']}**" if t["group"] == "ours" else t["name"],
                 {"ours": "**ours**", "peer": "bare"}.get(t["group"], t["group"]),
-                over(t, by_median, "median"),
-                over(t, by_minimum, "minimum"),
+                *(
+                    f"{t[figure] / other[figure]:.2f}"
+                    for other in references
+                    for figure in ("median", "minimum")
+                ),
                 f"{t['median']:,.0f}",
                 f"{t['minimum']:,.0f}",
             )
@@ -118,11 +131,17 @@ def _row(timings: list[dict[str, Any]]) -> str:
 
 
 def _threads(timings: list[dict[str, Any]]) -> str:
-    fastest = max(t["median"] for t in timings if t["group"] == "peer")
+    references = _references(timings)
+    ratios = [f"to {other['name']}" for other in references]
     return _table(
-        ("subject", "ratio to the fastest peer", "thousand calls a second", "best round"),
+        ("subject", *ratios, "thousand calls a second", "best round"),
         (
-            (t["name"], f"{t['median'] / fastest:.2f}", f"{t['median']:,.0f}", f"{t['best']:,.0f}")
+            (
+                t["name"],
+                *(f"{t['median'] / other['median']:.2f}" for other in references),
+                f"{t['median']:,.0f}",
+                f"{t['best']:,.0f}",
+            )
             for t in timings
         ),
     )

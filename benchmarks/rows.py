@@ -263,10 +263,11 @@ def rejected() -> Row:
         Subject(peer.name, "peer", lambda fn, peer=peer: _opened(peer.make, peer.refusal, fn))  # type: ignore[misc]
         for peer in peers.PEERS
     ]
-    for name, (at, make, around) in peers_with_metrics.makes_with_metrics().items():
+    for name, (peer_name, make, around) in peers_with_metrics.makes_with_metrics().items():
+        refusal = peers.BY_NAME[peer_name].refusal
 
-        def build(fn: Body, at: int = at, make: Any = make) -> Loop:
-            return _opened(make, peers.PEERS[at].refusal, fn)
+        def build(fn: Body, make: Any = make, refusal: Any = refusal) -> Loop:
+            return _opened(make, refusal, fn)
 
         more = {} if around is None else {"around": around}
         subjects.append(Subject(name, "with metrics", build, **more))
