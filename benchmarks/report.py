@@ -19,6 +19,7 @@ TITLES = {
     "rejected": "Rejected",
     "failing": "Failing",
     "subscriber": "One inline subscriber of every call",
+    "subscriber_beside": "One inline subscriber while another thread delivers",
     "multiprocess": "Success in prometheus_client's multiprocess mode",
     "ingredients": "The ingredients",
 }
