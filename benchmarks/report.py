@@ -1,12 +1,20 @@
-"""The results as Markdown: the tables with must and aim, then every row in full."""
+"""The results as Markdown: the tables with must and aim, then every row in full.
+
+`python -m benchmarks.report` renders docs/performance.md from the last full run of each Python.
+"""
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.targets import AGAINST_RESILIX, TARGETS, Target
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+DOCUMENT = HERE.parent / "docs" / "performance.md"
 
 Results = dict[str, Any]
 REFERENCES = ("circuitbreaker", "resilix")
@@ -111,7 +119,10 @@ def _references(timings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _row(timings: list[dict[str, Any]]) -> str:
     references = _references(timings)
-    ratios = [cell for other in references for cell in (f"to {other['name']}", "of minima")]
+    heads = [
+        f"to {t['name']}" if t["name"] in REFERENCES else "to the baseline" for t in references
+    ]
+    ratios = [cell for head in heads for cell in (head, "of minima")]
     return _table(
         ("subject", "kind", *ratios, "median, ns", "minimum, ns"),
         (
@@ -152,41 +163,42 @@ def _mapping(found: dict[str, float], what: str, unit: str) -> str:
     return _table((what, unit), ((name, _number(value)) for name, value in found.items()))
 
 
-def details(results: Results) -> str:
-    """Every row in full."""
+def details(results: Results, level: str = "###") -> str:
+    """Every row in full, under headings of this level."""
     parts = []
     for key, title in TITLES.items():
         if results.get(key):
-            parts.append(f"### {title}\n\n{_row(results[key])}")
+            parts.append(f"{level} {title}\n\n{_row(results[key])}")
     if results.get("threads"):
-        parts.append(f"### 8 threads on one breaker\n\n{_threads(results['threads'])}")
+        parts.append(f"{level} 8 threads on one breaker\n\n{_threads(results['threads'])}")
     if scrape := results.get("scrape"):
         words = "Milliseconds of `generate_latest`, over the number of breakers."
         parts.append(
-            "### Scrape\n\n"
+            f"{level} Scrape\n\n"
             + _mapping(scrape["thousand"], "1,000 breakers", "")
             + f"\n\n{words}\n\n"
             + _mapping(scrape["milliseconds_by_breakers"], "breakers", "ms")
         )
     if memory := results.get("memory"):
-        parts.append("### Memory\n\n" + _mapping(memory, "", "bytes per breaker, or as named"))
+        parts.append(f"{level} Memory\n\n" + _mapping(memory, "", "bytes per breaker, or as named"))
     if imports := results.get("import"):
         words = ", ".join(imports["loaded"]) or "none"
         parts.append(
-            "### Import\n\n"
+            f"{level} Import\n\n"
             + _mapping(imports["milliseconds"], "program", "ms")
             + f"\n\nOf the modules that it must not load, `import breakerscope` loads: {words}."
         )
     if growth := results.get("growth"):
         parts.append(
-            "### Growth\n\n"
+            f"{level} Growth\n\n"
             + "\n\n".join(_mapping(found, what, "ns per call") for what, found in growth.items())
         )
     if tail := results.get("tail"):
         subjects = {name: found for name, found in tail.items() if isinstance(found, dict)}
         quantiles = list(next(iter(subjects.values())))
+        how = f"{tail['calls']:,} calls each, {tail['scrapes']} scrapes meanwhile"
         parts.append(
-            f"### The tail: {tail['calls']:,} calls each, {tail['scrapes']} scrapes meanwhile\n\n"
+            f"{level} The tail: {how}\n\n"
             + _table(
                 ("microseconds", *quantiles),
                 (
@@ -211,13 +223,37 @@ def machine(results: Results) -> str:
     )
 
 
-def rendered(text: str, results: Results) -> str:
-    """The document with each part between its markers made anew."""
-    for name, render in (("machine", machine), ("summary", summary), ("details", details)):
-        text = re.sub(
-            rf"(<!-- measured: {name} -->\n).*?(\n<!-- end -->)",
-            lambda found, render=render: found[1] + render(results) + found[2],  # type: ignore[misc]
-            text,
-            flags=re.DOTALL,
-        )
+def latest() -> list[Results]:
+    """The last full run of each Python that there was one of, by version."""
+
+    def version(path: Path) -> list[int]:
+        return [int(part) for part in path.stem.removeprefix("latest-").split(".")]
+
+    paths = sorted(RESULTS.glob("latest-*.json"), key=version)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def rendered(text: str, runs: list[Results]) -> str:
+    """The document with each part between its markers made anew, from a run of each Python."""
+    pythons = [(run["about"]["python"].rpartition(".")[0], run) for run in runs]
+    parts = {
+        "machine": [machine(run) for run in runs],
+        "summary": [f"### {python}\n\n{summary(run)}" for python, run in pythons],
+        "details": [f"### All rows, {python}\n\n{details(run, '####')}" for python, run in pythons],
+    }
+    for name, found in parts.items():
+        begin, end = f"<!-- measured: {name} -->\n", "\n<!-- end -->"
+        before, rest = text.split(begin)
+        _, after = rest.split(end, 1)
+        text = before + begin + "\n\n".join(found) + end + after
     return text
+
+
+def render_document() -> None:
+    """Write docs/performance.md with what `latest` knows."""
+    before = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(rendered(before, latest()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    render_document()

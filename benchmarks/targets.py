@@ -126,7 +126,7 @@ TARGETS = (
 
 AGAINST_RESILIX = (
     Target(
-        "decorator, resilix",
+        "decorator beside resilix",
         "success, decorator, everything on",
         "success",
         "decorator",
@@ -135,7 +135,7 @@ AGAINST_RESILIX = (
         reference="resilix",
     ),
     Target(
-        "async, resilix",
+        "async beside resilix",
         "async success, everything on",
         "async_success",
         "decorator",
@@ -143,7 +143,7 @@ AGAINST_RESILIX = (
         reference="resilix",
     ),
     Target(
-        "rejected, resilix",
+        "rejected beside resilix",
         "rejected, everything on (rate-limited log)",
         "rejected",
         "decorator",
@@ -151,7 +151,7 @@ AGAINST_RESILIX = (
         reference="resilix",
     ),
     Target(
-        "failing, resilix",
+        "failing beside resilix",
         "failing, metrics and tracing on, log line suppressed",
         "failing",
         "decorator",
