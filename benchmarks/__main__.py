@@ -1,7 +1,7 @@
 """All benchmarks: each program in a process of its own, the results into JSON and Markdown.
 
-`python -m benchmarks` is the full run, `--quick` a short one, `--only ROW` one part. Only the full
-run writes docs/performance.md.
+`python -m benchmarks` is the full run, `--quick` a short one, `--only ROW` one part. Each Python
+has results of its own. Only the full run renders docs/performance.md, from those of all Pythons.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.rows import ROWS
-from benchmarks.targets import TARGETS
+from benchmarks.targets import AGAINST_RESILIX, TARGETS
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
-DOCUMENT = HERE.parent / "docs" / "performance.md"
 WANTED = (3, 12)
+PYTHON = "{}.{}".format(*sys.version_info)
 ATTEMPTS = 3
 DISTURBED = 1.4
 
@@ -128,6 +127,7 @@ def main() -> int:
     results: dict[str, Any] = {"about": about(mode)}
     disturbed: list[str] = []
     begun = time.monotonic()
+    print(f"         {results['about']['python']}", file=sys.stderr, flush=True)
     for name, program in programs.items():
         print(f"{time.monotonic() - begun:6.0f} s  {name}", file=sys.stderr, flush=True)
         results[name] = run_quietly(program)
@@ -135,17 +135,16 @@ def main() -> int:
             disturbed.append(name)
     results["about"]["disturbed"] = disturbed
     text = f"{report.machine(results)}\n\n{report.summary(results)}\n\n{report.details(results)}\n"
-    RESULTS.mkdir(exist_ok=True)
-    stem = "latest" if mode == "full" else mode
-    (RESULTS / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
+    stem = report.RESULTS / f"{'latest' if mode == 'full' else mode}-{PYTHON}"
+    stem.parent.mkdir(exist_ok=True)
+    Path(f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    Path(f"{stem}.md").write_text(text, encoding="utf-8")
     print(report.summary(results) if mode != "partial" else report.details(results))
     if mode == "full":
-        before = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(report.rendered(before, results), encoding="utf-8")
+        report.render_document()
     missed = [
         target.key
-        for target in TARGETS
+        for target in (*TARGETS, *AGAINST_RESILIX)
         if report.verdict(target, report.ratio(target, results)) == "**miss**"
     ]
     print(f"\n{time.monotonic() - begun:.0f} s. Missed: {', '.join(missed) or 'nothing'}.")

@@ -23,6 +23,8 @@ import pybreaker
 import pyresilience
 from fluxgate.trippers import FailureRate, MinRequests
 from purgatory.domain.model import OpenedState
+from resilix.dsl.circuit import CircuitBreaker as ResilixBreaker
+from resilix.errors import CircuitOpenError as ResilixOpenError
 
 from benchmarks.loops import Body
 
@@ -55,6 +57,10 @@ def _circuitbreaker(fn: Body, *, trips: bool = True) -> Any:
         recovery_timeout=int(HOUR),
         name=new_name(),
     )(fn)
+
+
+def _resilix(fn: Body, *, trips: bool = True) -> Any:
+    return ResilixBreaker(failures=FAILURES if trips else NEVER, reset_timeout=HOUR)(fn)
 
 
 def pybreaker_with(*listeners: Any, trips: bool = True) -> Any:
@@ -146,6 +152,7 @@ def _fluxgate_async(fn: Body, *, trips: bool = True) -> Any:
 
 PEERS = (
     Peer("circuitbreaker", _circuitbreaker, _circuitbreaker, circuitbreaker.CircuitBreakerError),
+    Peer("resilix", _resilix, _resilix, ResilixOpenError),
     Peer("purgatory", _purgatory, _purgatory_async, OpenedState),
     Peer("nopanic", _nopanic, _nopanic, nopanic.CircuitOpen),
     Peer("aiobreaker", _aiobreaker, _aiobreaker, aiobreaker.CircuitBreakerError),
@@ -154,6 +161,7 @@ PEERS = (
     Peer("interlock-cb", _interlock, _interlock, interlock.CircuitOpenError),
     Peer("fluxgate", _fluxgate, _fluxgate_async, fluxgate.CallNotPermittedError),
 )
+BY_NAME = {peer.name: peer for peer in PEERS}
 
 
 class PrometheusListener:

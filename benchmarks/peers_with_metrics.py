@@ -49,7 +49,10 @@ def successes() -> list[Subject]:
     found = []
     makes: dict[str, Callable[[Body, Any, Any], Body]] = {
         "circuitbreaker, hand-wrapped Counter + Histogram": lambda fn, c, s: peers.hand_wrapped(
-            peers.PEERS[0].make(fn), c, s
+            peers.BY_NAME["circuitbreaker"].make(fn), c, s
+        ),
+        "resilix, hand-wrapped Counter + Histogram": lambda fn, c, s: peers.hand_wrapped(
+            peers.BY_NAME["resilix"].make(fn), c, s
         ),
         "nopanic, hand-wrapped Counter + Histogram": lambda fn, c, s: peers.hand_wrapped(
             peers.nopanic_breaker()(fn), c, s
@@ -112,23 +115,23 @@ def _nopanic_instrumented(provider: MeterProvider) -> Iterator[None]:
         undo()
 
 
-def makes_with_metrics() -> dict[str, tuple[int, Callable[..., Body], Any]]:
-    """For rows of calls that do not succeed: name -> (peer, make, around)."""
+def makes_with_metrics() -> dict[str, tuple[str, Callable[..., Body], Any]]:
+    """For rows of calls that do not succeed: name -> (name of the peer, make, around)."""
     provider = MeterProvider([InMemoryMetricReader()])
     around: Callable[[], AbstractContextManager[None]] = partial(_nopanic_instrumented, provider)
     return {
         "nopanic, its OTel add-on": (
-            2,
+            "nopanic",
             lambda fn, trips=True: peers.nopanic_breaker(trips=trips)(fn),
             around,
         ),
         "pyresilience, its PrometheusListener": (
-            5,
+            "pyresilience",
             lambda fn, trips=True: peers.pyresilience_with(fn, _pyresilience_listener, trips=trips),
             None,
         ),
         "interlock-cb, its OTel listener": (
-            6,
+            "interlock-cb",
             lambda fn, trips=True: peers.interlock_with(_interlock_listener(), trips=trips)(fn),
             None,
         ),

@@ -1,15 +1,24 @@
-"""The results as Markdown: the table with must and aim, then every row in full."""
+"""The results as Markdown: the tables with must and aim, then every row in full.
+
+`python -m benchmarks.report` renders docs/performance.md from the last full run of each Python.
+"""
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from benchmarks.targets import TARGETS, Target
+from benchmarks.targets import AGAINST_RESILIX, TARGETS, Target
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+DOCUMENT = HERE.parent / "docs" / "performance.md"
 
 Results = dict[str, Any]
-REFERENCES = ("peer", "baseline")
+REFERENCES = ("circuitbreaker", "resilix")
+"""The peers that every subject of a row is compared with."""
 TITLES = {
     "success": "Success, no current span",
     "success_in_span": "Success inside a recording span (events for non-success only)",
@@ -18,50 +27,52 @@ TITLES = {
     "rejected": "Rejected",
     "failing": "Failing",
     "subscriber": "One inline subscriber of every call",
+    "subscriber_beside": "One inline subscriber while another thread delivers",
     "multiprocess": "Success in prometheus_client's multiprocess mode",
     "ingredients": "The ingredients",
 }
 
 
-def reference(timings: list[dict[str, Any]], figure: str) -> dict[str, Any] | None:
-    """The fastest peer's bare call of a row."""
-    bare = [timing for timing in timings if timing["group"] in REFERENCES]
-    return min(bare, key=lambda timing: timing[figure]) if bare else None
-
-
 def ratio(target: Target, results: Results, figure: str = "median") -> float | None:
-    """What the row reached, None if it was not measured."""
+    """What the row reached, None if it was not measured or not beside this reference."""
     found = results.get(target.row)
     if not found:
         return None
-    if target.row == "memory":
-        return float(found[target.subject])
-    if target.row == "import":
-        times = found["milliseconds"]
-        return float(times["breakerscope"] / times["circuitbreaker"])
-    if target.row == "scrape":
+    figures = _figures(target.row, found, figure)
+    own = figures[target.subject]
+    if target.reference is None:
+        return own
+    other = figures.get(target.reference)
+    return None if other is None else own / other
+
+
+def _figures(row: str, found: Any, figure: str) -> dict[str, float]:
+    """The figure of each subject of a row; "median" or "minimum", where the row has both."""
+    if row == "memory":
+        return dict(found)
+    if row == "import":
+        return dict(found["milliseconds"])
+    if row == "scrape":
         part = ", ms" if figure == "median" else ", minimum, ms"
-        return float(found["thousand"]["ours" + part] / found["thousand"]["children" + part])
-    own = next(timing for timing in found if timing["name"] == target.subject)
-    if target.row == "threads":
-        figure = "median" if figure == "median" else "best"
-        fastest = max(t[figure] for t in found if t["group"] == "peer")
-        return float(own[figure] / fastest)
-    other = reference(found, figure)
-    return None if other is None else float(own[figure] / other[figure])
+        return {name: found["thousand"][name + part] for name in ("ours", "children")}
+    if row == "threads" and figure == "minimum":
+        figure = "best"
+    return {timing["name"]: timing[figure] for timing in found}
 
 
 def verdict(target: Target, reached: float | None) -> str:
     """Pass or miss, in words."""
     if reached is None:
-        return "not there yet"
+        return "not measured"
 
     def meets(bound: float) -> bool:
         return reached >= bound if target.more else reached <= bound
 
-    if meets(target.aim):
-        return "pass, aim met"
-    return "pass, aim missed" if meets(target.must) else "**miss**"
+    if not meets(target.must):
+        return "**miss**"
+    if target.aim is None:
+        return "pass"
+    return "pass, aim met" if meets(target.aim) else "pass, aim missed"
 
 
 def _number(value: float | None) -> str:
@@ -77,9 +88,16 @@ def _table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def summary(results: Results) -> str:
-    """The table of issue 4."""
+    """The table of issue 4, and the one beside resilix."""
+    return (
+        f"Against circuitbreaker, or what the row names:\n\n{_targets(TARGETS, results)}\n\n"
+        f"Against resilix, bare:\n\n{_targets(AGAINST_RESILIX, results)}"
+    )
+
+
+def _targets(targets: Iterable[Target], results: Results) -> str:
     lines = []
-    for target in TARGETS:
+    for target in targets:
         reached = ratio(target, results)
         lines.append(
             (
@@ -95,20 +113,27 @@ def summary(results: Results) -> str:
     return _table(head, lines)
 
 
+def _references(timings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [t for t in timings if t["name"] in REFERENCES or t["group"] == "baseline"]
+
+
 def _row(timings: list[dict[str, Any]]) -> str:
-    by_median, by_minimum = reference(timings, "median"), reference(timings, "minimum")
-
-    def over(timing: dict[str, Any], other: dict[str, Any] | None, figure: str) -> str:
-        return "-" if other is None else f"{timing[figure] / other[figure]:.2f}"
-
+    references = _references(timings)
+    heads = [
+        f"to {t['name']}" if t["name"] in REFERENCES else "to the baseline" for t in references
+    ]
+    ratios = [cell for head in heads for cell in (head, "of minima")]
     return _table(
-        ("subject", "kind", "ratio of medians", "of minima", "median, ns", "minimum, ns"),
+        ("subject", "kind", *ratios, "median, ns", "minimum, ns"),
         (
             (
                 f"**{t['name']}**" if t["group"] == "ours" else t["name"],
                 {"ours": "**ours**", "peer": "bare"}.get(t["group"], t["group"]),
-                over(t, by_median, "median"),
-                over(t, by_minimum, "minimum"),
+                *(
+                    f"{t[figure] / other[figure]:.2f}"
+                    for other in references
+                    for figure in ("median", "minimum")
+                ),
                 f"{t['median']:,.0f}",
                 f"{t['minimum']:,.0f}",
             )
@@ -118,11 +143,17 @@ def _row(timings: list[dict[str, Any]]) -> str:
 
 
 def _threads(timings: list[dict[str, Any]]) -> str:
-    fastest = max(t["median"] for t in timings if t["group"] == "peer")
+    references = _references(timings)
+    ratios = [f"to {other['name']}" for other in references]
     return _table(
-        ("subject", "ratio to the fastest peer", "thousand calls a second", "best round"),
+        ("subject", *ratios, "thousand calls a second", "best round"),
         (
-            (t["name"], f"{t['median'] / fastest:.2f}", f"{t['median']:,.0f}", f"{t['best']:,.0f}")
+            (
+                t["name"],
+                *(f"{t['median'] / other['median']:.2f}" for other in references),
+                f"{t['median']:,.0f}",
+                f"{t['best']:,.0f}",
+            )
             for t in timings
         ),
     )
@@ -132,41 +163,42 @@ def _mapping(found: dict[str, float], what: str, unit: str) -> str:
     return _table((what, unit), ((name, _number(value)) for name, value in found.items()))
 
 
-def details(results: Results) -> str:
-    """Every row in full."""
+def details(results: Results, level: str = "###") -> str:
+    """Every row in full, under headings of this level."""
     parts = []
     for key, title in TITLES.items():
         if results.get(key):
-            parts.append(f"### {title}\n\n{_row(results[key])}")
+            parts.append(f"{level} {title}\n\n{_row(results[key])}")
     if results.get("threads"):
-        parts.append(f"### 8 threads on one breaker\n\n{_threads(results['threads'])}")
+        parts.append(f"{level} 8 threads on one breaker\n\n{_threads(results['threads'])}")
     if scrape := results.get("scrape"):
         words = "Milliseconds of `generate_latest`, over the number of breakers."
         parts.append(
-            "### Scrape\n\n"
+            f"{level} Scrape\n\n"
             + _mapping(scrape["thousand"], "1,000 breakers", "")
             + f"\n\n{words}\n\n"
             + _mapping(scrape["milliseconds_by_breakers"], "breakers", "ms")
         )
     if memory := results.get("memory"):
-        parts.append("### Memory\n\n" + _mapping(memory, "", "bytes per breaker, or as named"))
+        parts.append(f"{level} Memory\n\n" + _mapping(memory, "", "bytes per breaker, or as named"))
     if imports := results.get("import"):
         words = ", ".join(imports["loaded"]) or "none"
         parts.append(
-            "### Import\n\n"
+            f"{level} Import\n\n"
             + _mapping(imports["milliseconds"], "program", "ms")
             + f"\n\nOf the modules that it must not load, `import breakerscope` loads: {words}."
         )
     if growth := results.get("growth"):
         parts.append(
-            "### Growth\n\n"
+            f"{level} Growth\n\n"
             + "\n\n".join(_mapping(found, what, "ns per call") for what, found in growth.items())
         )
     if tail := results.get("tail"):
         subjects = {name: found for name, found in tail.items() if isinstance(found, dict)}
         quantiles = list(next(iter(subjects.values())))
+        how = f"{tail['calls']:,} calls each, {tail['scrapes']} scrapes meanwhile"
         parts.append(
-            f"### The tail: {tail['calls']:,} calls each, {tail['scrapes']} scrapes meanwhile\n\n"
+            f"{level} The tail: {how}\n\n"
             + _table(
                 ("microseconds", *quantiles),
                 (
@@ -191,13 +223,37 @@ def machine(results: Results) -> str:
     )
 
 
-def rendered(text: str, results: Results) -> str:
-    """The document with each part between its markers made anew."""
-    for name, render in (("machine", machine), ("summary", summary), ("details", details)):
-        text = re.sub(
-            rf"(<!-- measured: {name} -->\n).*?(\n<!-- end -->)",
-            lambda found, render=render: found[1] + render(results) + found[2],  # type: ignore[misc]
-            text,
-            flags=re.DOTALL,
-        )
+def latest() -> list[Results]:
+    """The last full run of each Python that there was one of, by version."""
+
+    def version(path: Path) -> list[int]:
+        return [int(part) for part in path.stem.removeprefix("latest-").split(".")]
+
+    paths = sorted(RESULTS.glob("latest-*.json"), key=version)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def rendered(text: str, runs: list[Results]) -> str:
+    """The document with each part between its markers made anew, from a run of each Python."""
+    pythons = [(run["about"]["python"].rpartition(".")[0], run) for run in runs]
+    parts = {
+        "machine": [machine(run) for run in runs],
+        "summary": [f"### {python}\n\n{summary(run)}" for python, run in pythons],
+        "details": [f"### All rows, {python}\n\n{details(run, '####')}" for python, run in pythons],
+    }
+    for name, found in parts.items():
+        begin, end = f"<!-- measured: {name} -->\n", "\n<!-- end -->"
+        before, rest = text.split(begin)
+        _, after = rest.split(end, 1)
+        text = before + begin + "\n\n".join(found) + end + after
     return text
+
+
+def render_document() -> None:
+    """Write docs/performance.md with what `latest` knows."""
+    before = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(rendered(before, latest()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    render_document()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -263,10 +266,11 @@ def rejected() -> Row:
         Subject(peer.name, "peer", lambda fn, peer=peer: _opened(peer.make, peer.refusal, fn))  # type: ignore[misc]
         for peer in peers.PEERS
     ]
-    for name, (at, make, around) in peers_with_metrics.makes_with_metrics().items():
+    for name, (peer_name, make, around) in peers_with_metrics.makes_with_metrics().items():
+        refusal = peers.BY_NAME[peer_name].refusal
 
-        def build(fn: Body, at: int = at, make: Any = make) -> Loop:
-            return _opened(make, peers.PEERS[at].refusal, fn)
+        def build(fn: Body, make: Any = make, refusal: Any = refusal) -> Loop:
+            return _opened(make, refusal, fn)
 
         more = {} if around is None else {"around": around}
         subjects.append(Subject(name, "with metrics", build, **more))
@@ -297,31 +301,94 @@ def failing() -> Row:
     return Row(subjects, loops.broken, check_failing)
 
 
+class _Heard(ours.Form):
+    """Ours, with an inline subscriber of every settled call; it must hear each one."""
+
+    heard = 0
+
+    def build(self, fn: Body) -> Loop:
+        self.heard = 0
+        loop = super().build(fn)
+        self.breaker.subscribe(self.hear, breakerscope.CallSettled, inline=True)
+        return loop
+
+    def hear(self, _event: object) -> None:
+        self.heard += 1
+
+    def counted(self) -> float:
+        if self.heard != super().counted():
+            raise AssertionError(f"{self.heard} events for {super().counted()} calls")
+        return self.heard
+
+
 def subscriber() -> Row:
     """One typed subscriber, inline, of every settled call."""
     ours.switch_on()
-
-    class Heard(ours.Form):
-        heard = 0
-
-        def build(self, fn: Body) -> Loop:
-            self.heard = 0
-            loop = super().build(fn)
-            self.breaker.subscribe(self.hear, breakerscope.CallSettled, inline=True)
-            return loop
-
-        def hear(self, _event: object) -> None:
-            self.heard += 1
-
-        def counted(self) -> float:
-            if self.heard != super().counted():
-                raise AssertionError(f"{self.heard} events for {super().counted()} calls")
-            return self.heard
-
     subjects = [
         Subject("empty function", "floor", loops.calls),
-        Heard(ours.decorator, "success").subject("decorator, one inline subscriber"),
+        _Heard(ours.decorator, "success").subject("decorator, one inline subscriber"),
         *_bare_peers(),
+    ]
+    return Row(subjects, loops.empty, check_success)
+
+
+DEEP = 40
+
+
+def _deep(breaker: Any, fn: Body) -> Loop:
+    """The loop of the decorator, run from so many frames further down."""
+    loop = ours.decorator(breaker, fn)
+
+    def deeper(n: int, left: int = DEEP) -> float:
+        return deeper(n, left - 1) if left else loop(n)
+
+    return deeper
+
+
+@contextmanager
+def _another_delivers() -> Iterator[None]:
+    """Another thread that calls a breaker of its own, nearly always inside its inline listener.
+
+    The listener sleeps: were it busy, the two threads would share the interpreter, and the clock
+    would show little else.
+    """
+    inside, stop = threading.Event(), threading.Event()
+
+    def hear(_event: object) -> None:
+        inside.set()
+        time.sleep(0.001)
+
+    breaker = breakerscope.instrumented_breaker(peers.new_name())
+    subscription = breaker.subscribe(hear, breakerscope.CallSettled, inline=True)
+    fn = breaker(loops.empty)
+
+    def deliver() -> None:
+        while not stop.is_set():
+            fn()
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    try:
+        if not inside.wait(10):
+            raise AssertionError("the other thread delivers nothing")
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        subscription.close()
+        breakerscope.remove_breaker(breaker.name)
+
+
+def subscriber_beside() -> Row:
+    """The price of a delivery while another thread delivers too, to a caller that is deep down."""
+    ours.switch_on()
+    alone = _Heard(ours.decorator, "success").subject("decorator, one inline subscriber")
+    beside = _Heard(_deep, "success").subject(
+        f"the same, called from {DEEP} frames deep while another thread delivers"
+    )
+    subjects = [
+        dataclasses.replace(alone, group="baseline"),
+        dataclasses.replace(beside, around=_another_delivers),
     ]
     return Row(subjects, loops.empty, check_success)
 
@@ -341,5 +408,6 @@ ROWS: dict[str, Callable[[], Row]] = {
     "rejected": rejected,
     "failing": failing,
     "subscriber": subscriber,
+    "subscriber_beside": subscriber_beside,
     "ingredients": ingredients,
 }

@@ -23,6 +23,7 @@ CALLS = 20_000
 BREAKERS = (1, 100, 10_000)
 WINDOWS = (10, 1_000, 100_000)
 FAILURE_EVERY = 10
+PEERS = ("circuitbreaker", "resilix")
 WARM_UP = 1_000
 """Calls of each breaker before it is timed: the first ones take the lock more often."""
 
@@ -56,18 +57,19 @@ def in_turn(rounds: int, subjects: dict[str, Callable[[], float]]) -> dict[str, 
 
 
 def over_breakers() -> dict[str, Callable[[], float]]:
-    """Ours, and the peer for comparison: the caches of the processor forget for both."""
+    """Ours, and two peers for comparison: the caches of the processor forget for them too."""
     subjects: dict[str, Callable[[], float]] = {}
     for number in BREAKERS:
         own = [
             breakerscope.instrumented_breaker(peers.new_name())(loops.empty) for _ in range(number)
         ]
-        other = [peers.PEERS[0].make(loops.empty) for _ in range(number)]
         for fn in own:
             for _ in range(WARM_UP):
                 fn()
         subjects[f"{number:,} breakers"] = lambda fns=own: nanoseconds(fns)  # type: ignore[misc]
-        subjects[f"{number:,} of circuitbreaker"] = lambda fns=other: nanoseconds(fns)  # type: ignore[misc]
+        for name in PEERS:
+            other = [peers.BY_NAME[name].make(loops.empty) for _ in range(number)]
+            subjects[f"{number:,} of {name}"] = lambda fns=other: nanoseconds(fns)  # type: ignore[misc]
     return subjects
 
 

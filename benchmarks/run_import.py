@@ -12,6 +12,7 @@ FORBIDDEN = ("opentelemetry.sdk", "prometheus_client", "structlog", "asyncio")
 PROGRAMS = {
     "nothing": "pass",
     "circuitbreaker": "import circuitbreaker",
+    "resilix": "import resilix",
     "breakerscope": "import breakerscope",
 }
 

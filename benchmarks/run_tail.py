@@ -22,6 +22,7 @@ THREADS = 8
 TURNS = 10
 SCRAPE_EVERY = 0.1
 OTHER_BREAKERS = 100
+PEERS = ("circuitbreaker", "resilix", "nopanic")
 
 
 def turn(fn: Body, calls: int) -> array[float]:
@@ -61,8 +62,7 @@ def main() -> None:
     subjects: dict[str, Body] = {
         "empty function": loops.empty,
         "breakerscope": breaker(loops.empty),
-        "circuitbreaker": peers.PEERS[0].make(loops.empty),
-        "nopanic": peers.PEERS[2].make(loops.empty),
+        **{name: peers.BY_NAME[name].make(loops.empty) for name in PEERS},
     }
     found = {name: array("d") for name in subjects}
     stop, scrapes = threading.Event(), [0]
