@@ -75,7 +75,7 @@ def simulated_billion() -> dict[str, float]:
     breaker: Any = breakerscope.instrumented_breaker(
         peers.new_name(), failure_rate=0.9, consecutive_failures=5, open_for=0.0001
     )
-    gate = breaker._gate
+    controller = breaker._controller
     failing = False
 
     def body() -> None:
@@ -91,8 +91,8 @@ def simulated_billion() -> dict[str, float]:
             with suppress(loops.Broken, breakerscope.CircuitBreakerOpenError):
                 fn()
         breaker.reset()
-        gate._machine.settle_batch(batch)
-        gate._ledger._histogram(breakerscope.Outcome.SUCCESS).counts[0] += batch
+        controller.machine.settle_batch(batch)
+        controller._counters.histogram(breakerscope.Outcome.SUCCESS).counts[0] += batch
 
     for _ in range(20):
         turn(1)

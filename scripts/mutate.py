@@ -34,9 +34,9 @@ from types import CodeType, ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "src" / "breakerscope"
+PACKAGE = ROOT / "src" / "breakerscope" / "core"
 LIST = ROOT / "docs" / "mutation.md"
-MODULES = ("windows", "policy", "classify", "machine")
+MODULES = ("windows", "policy", "classification", "state_machine", "trip_rules")
 TESTS = (
     "test_policy",
     "test_classify",
@@ -177,7 +177,7 @@ class Changed(MetaPathFinder, Loader):
     """Gives one module of breakerscope another source."""
 
     def __init__(self, module: str, source: str) -> None:
-        self.name = f"breakerscope.{module}"
+        self.name = f"breakerscope.core.{module}"
         self.path = str(PACKAGE / f"{module}.py")
         self.source = source
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 from breakerscope.core.classification import EVERY_EXCEPTION_FAILS, Classifier
@@ -43,6 +43,22 @@ def _random() -> float:
     from random import random
 
     return random()  # noqa: S311 - spreads waits, keeps no secret
+
+
+class _Isolation(AbstractContextManager[None]):
+    """Not a generator: an interrupt could end it between the command and the block."""
+
+    def __init__(self, controller: Controller, reason: str | None) -> None:
+        self._controller = controller
+        self._reason = reason
+
+    def __enter__(self) -> None:
+        self._controller.command(lambda machine, now: machine.isolate(self, now, self._reason))
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._controller.command(
+            lambda machine, now: machine.end_isolation(self, now, self._reason)
+        )
 
 
 class CircuitBreaker(Executor):
@@ -148,19 +164,14 @@ class CircuitBreaker(Executor):
         """Close, and forget the window and the back-off. Counters go on."""
         self._controller.command(lambda machine, now: machine.reset(now, reason))
 
-    @contextmanager
-    def isolated(self, reason: str | None = None) -> Generator[None]:
-        """Refuse every call inside the block. Blocks may nest and overlap, also between threads.
+    def isolated(self, reason: str | None = None) -> AbstractContextManager[None]:
+        """Reject every call inside the block. Blocks may nest and overlap, also between threads.
 
         A manual command given meanwhile changes the state when the last block has ended (a reset
         forgets window and back-off at once); without one, the breaker goes on as it was before (an
         open one with the rest of its wait).
         """
-        self._controller.command(lambda machine, now: machine.isolate(now, reason))
-        try:
-            yield
-        finally:
-            self._controller.command(lambda machine, now: machine.end_isolation(now, reason))
+        return _Isolation(self._controller, reason)
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as plain data that JSON can hold; see `adopt`."""

@@ -20,10 +20,12 @@ import os
 import threading
 import time
 import weakref
+from _thread import start_new_thread
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
-from queue import SimpleQueue
+from math import inf
+from queue import Empty, SimpleQueue
 from threading import get_ident
 from traceback import extract_tb
 from types import BuiltinMethodType, MethodWrapperType
@@ -44,6 +46,8 @@ MAX_LOGGED_KINDS = 256
 MAX_NAMES = 1000
 """How many listeners are counted by name; all further ones together."""
 EXIT_FLUSH_SECONDS = 1.0
+START_AGAIN_SECONDS = 0.05
+"""After so long a thread that was to be started is missed."""
 
 _log = logging.getLogger("breakerscope")
 _log.addHandler(logging.NullHandler())
@@ -52,6 +56,10 @@ _delivering: set[int] = set()
 _collecting: set[int] = set()
 """The threads in which a garbage collection runs right now."""
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+Job = tuple[Context, Event] | SimpleQueue[None] | None
+"""What waits in a queue: an event, somebody to wake, or the end."""
 
 
 class SubscriptionError(ValueError):
@@ -126,9 +134,12 @@ class Subscription:
 
     def start_over(self) -> None:
         """Begin with an empty queue and no thread."""
-        self._queue: SimpleQueue[tuple[Context, Event] | threading.Event | None] = SimpleQueue()
+        self._queue: SimpleQueue[Job] = SimpleQueue()
         self._worker: threading.Thread | None = None
-        self._may_start = [None]
+        self._may_work: list[None] = [None]
+        self._start_again = -inf
+        self._begun: SimpleQueue[None] = SimpleQueue()
+        self._ended: SimpleQueue[None] = SimpleQueue()
 
     def close(self, wait: float = 0.0) -> bool:
         """Stop listening. What is already queued is still delivered. Closing twice is harmless.
@@ -137,11 +148,44 @@ class Subscription:
         says whether that is so.
         """
         self._hub.unsubscribe(self)
-        self._queue.put(None)
+        if self._worker is None and self._queue.empty():
+            # There is nothing to deliver, and no thread to do so.
+            self._may_work.clear()
+            self._ended.put(None)
+        else:
+            self._queue.put(None)
+            self.ensure_worker()
+            self._hub.closed(self)
+        return self.ended(wait)
+
+    def ended(self, wait: float) -> bool:
+        """Whether a closed subscription has delivered its last event, in `wait` seconds at most."""
+        if self._worker is threading.current_thread():
+            return False
+        try:
+            self._wait_for(self._ended.get, time.monotonic() + wait)
+        except Empty:
+            return False
+        self._ended.put(None)
         worker = self._worker
-        if wait and worker is not None and worker is not threading.current_thread():
-            worker.join(wait)
-        return worker is None or not worker.is_alive()
+        if worker is not None:
+            worker.join(max(wait, 0.0))
+        return True
+
+    def _wait_for(self, get: Callable[..., object], deadline: float) -> None:
+        """Wait for the thread, and start it if an interrupt kept it from being started. Raises
+        Empty.
+        """
+        while True:
+            self.ensure_worker()
+            left = deadline - time.monotonic()
+            try:
+                get(timeout=min(left, START_AGAIN_SECONDS)) if left > 0 else get(block=False)
+            except Empty:
+                if left <= 0:
+                    raise
+            else:
+                return
 
     def __enter__(self) -> Self:
         return self
@@ -165,32 +209,44 @@ class Subscription:
 
     def ensure_worker(self) -> None:
         """Start the thread if there is none. Not to be called under a breaker's lock."""
-        # Whoever finds it being started need not wait. A start that an interrupt broke off does not
-        # count: the interrupted thread was the one that took the token.
-        try:
-            token = self._may_start.pop()
-        except IndexError:
+        now = time.monotonic()
+        if self._worker is not None or now < self._start_again:
             return
+        self._start_again = now + START_AGAIN_SECONDS
+        worker = threading.Thread(
+            target=self._work,
+            args=(self._queue, self._may_work),
+            name=f"breakerscope-{self.name}",
+            daemon=True,
+        )
         try:
-            if self._worker is None:
-                worker = threading.Thread(
-                    target=self._work,
-                    args=(self._queue,),
-                    name=f"breakerscope-{self.name}",
-                    daemon=True,
-                )
-                worker.start()
-                self._worker = worker
-        finally:
-            self._may_start.append(token)
+            # An interrupt in the middle of `Thread.start` breaks the thread. None reaches another
+            # thread, and to make that one is a single step in C.
+            start_new_thread(worker.start, ())
+            self._begun.get(timeout=START_AGAIN_SECONDS)
+        except RuntimeError as error:
+            self._hub.count_error(self.name, error)
+        except Empty:
+            # On a busy machine it takes longer; it will be seen when it runs.
+            return
 
-    def _work(self, queue: SimpleQueue[tuple[Context, Event] | threading.Event | None]) -> None:
-        while (job := queue.get()) is not None:
-            if isinstance(job, threading.Event):
-                job.set()
-            else:
-                context, event = job
-                context.run(self.call, event)
+    def _work(self, queue: SimpleQueue[Job], may_work: list[None]) -> None:
+        try:
+            may_work.pop()
+        except IndexError:
+            # It was started twice, since an interrupt kept the first one from being seen.
+            return
+        self._worker = threading.current_thread()
+        self._begun.put(None)
+        try:
+            while (job := queue.get()) is not None:
+                if isinstance(job, SimpleQueue):
+                    job.put(None)
+                else:
+                    context, event = job
+                    context.run(self.call, event)
+        finally:
+            self._ended.put(None)
 
     def flush(self, deadline: float) -> bool:
         """Wait until all that is queued now was delivered; False if the deadline came first."""
@@ -198,10 +254,13 @@ class Subscription:
             return True
         if self._worker is None and self._queue.empty():
             return True
-        self.ensure_worker()
-        delivered = threading.Event()
+        delivered: SimpleQueue[None] = SimpleQueue()
         self._queue.put(delivered)
-        return delivered.wait(max(deadline - time.monotonic(), 0.0))
+        try:
+            self._wait_for(delivered.get, deadline)
+        except Empty:
+            return False
+        return True
 
     def deliver_inline(self, event: Event) -> None:
         """Call the listener in this thread unless its guard says no. Raises no Exception."""
@@ -253,7 +312,8 @@ class Hub:
     def __init__(self) -> None:
         self._subscriptions: tuple[Subscription, ...] = ()
         self._indices: dict[tuple[Subscription, ...], Subscribers] = {}
-        self._publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
+        # Not a WeakSet: a handler that makes a breaker must not disturb who goes through them.
+        self._publishers: set[weakref.ref[Publisher]] = set()
         self.trace_ids: Callable[[], Mapping[str, str] | None] | None = None
         """Names the trace of the running call, for exemplars; set by an adapter."""
         self.traced: Check = NEVER
@@ -270,12 +330,14 @@ class Hub:
         self._dropped: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._last_logged: dict[tuple[str, str], float] = {}
+        self._closed: list[Subscription] = []
+        """Closed subscriptions whose last events may be on their way."""
         self.waiting: deque[tuple[Context, Subscriber, Event]] = deque()
 
     def attach(self, publisher: Publisher) -> None:
         """Tell this breaker who listens, now and at each change."""
         with self._lock:
-            self._publishers.add(publisher)
+            self._publishers.add(weakref.ref(publisher, self._publishers.discard))
             publisher.set_subscribers(self._subscribers_of(publisher))
 
     def subscribe(
@@ -315,6 +377,11 @@ class Hub:
             self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
             self._reroute()
 
+    def closed(self, subscription: Subscription) -> None:
+        """Its last events may be on their way."""
+        with self._lock:
+            self._closed = [*(s for s in self._closed if not s.ended(0.0)), subscription]
+
     def _subscribers_of(self, publisher: Publisher) -> Subscribers:
         """Most listeners hear all breakers, so most breakers share their subscribers."""
         heard_by = tuple(s for s in self._subscriptions if s.breaker in (None, publisher.name))
@@ -322,9 +389,14 @@ class Hub:
             subscribers = self._indices[heard_by] = Subscribers(heard_by, self.traced)
         return subscribers
 
+    def _present(self) -> list[Publisher]:
+        # `copy` is one step in C.
+        held = [publisher() for publisher in self._publishers.copy()]
+        return [publisher for publisher in held if publisher is not None]
+
     def _reroute(self) -> None:
         self._indices.clear()
-        for publisher in list(self._publishers):
+        for publisher in self._present():
             publisher.set_subscribers(self._subscribers_of(publisher))
 
     def exemplar(self, duration: float, wall: Callable[[], float]) -> Exemplar | None:
@@ -370,6 +442,7 @@ class Hub:
         self.deliver_waiting()
         deadline = time.monotonic() + timeout
         delivered = [subscription.flush(deadline) for subscription in self._subscriptions]
+        delivered += [s.ended(deadline - time.monotonic()) for s in self._closed]
         return all(delivered)
 
     # -- telemetry about the telemetry -------------------------------------------------------------
@@ -432,7 +505,7 @@ class Hub:
         self._start_over()
         for subscription in self._subscriptions:
             subscription.start_over()
-        for publisher in self._publishers:
+        for publisher in self._present():
             publisher.start_over_after_fork()
         self._reroute()
 

@@ -34,7 +34,7 @@ class BreakersPer:
         self._make = make
         self._registry = registry
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._recent: OrderedDict[str, CircuitBreaker] = OrderedDict()
 
     def __call__(self, key: str) -> CircuitBreaker:
@@ -44,10 +44,11 @@ class BreakersPer:
             if breaker is None or self._registry.get(breaker.name) is not breaker:
                 # It is new, or somebody removed it: it would go on without series.
                 breaker = self._recent[key] = self._make(f"{self._prefix}:{key}")
-                if len(self._recent) > self._limit:
-                    _, oldest = self._recent.popitem(last=False)
-                    self._registry.remove(oldest.name)
-            self._recent.move_to_end(key)
+            if key in self._recent:
+                self._recent.move_to_end(key)
+            while len(self._recent) > self._limit:
+                _, oldest = self._recent.popitem(last=False)
+                self._registry.remove(oldest.name)
             return breaker
 
     def __len__(self) -> int:

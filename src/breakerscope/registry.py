@@ -24,7 +24,8 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A finaliser or a signal handler may come here in the middle of any of these methods.
+        self._lock = threading.RLock()
         self._breakers: dict[str, CircuitBreaker] = {}
         self._bridged: dict[str, tuple[Source, ref[object]]] = {}
 
@@ -65,28 +66,31 @@ class Registry:
                 raise _taken(source.name, "a breaker of breakerscope")
             if source.name in self._still_bridged():
                 raise _taken(source.name, "another bridged breaker")
-            self._bridged[source.name] = source, ref(owner)
+            self._bridged = {**self._bridged, source.name: (source, ref(owner))}
 
     def unbridge(self, source: Source) -> None:
         """Forget a bridged breaker, and with it its series in the metrics."""
         with self._lock:
-            if source.name in self._bridged and self._bridged[source.name][0] is source:
-                del self._bridged[source.name]
+            kept = {n: pair for n, pair in self._bridged.items() if pair[0] is not source}
+            self._bridged = kept
 
     def shown(self) -> list[Source]:
         """All that have series in the metrics: the breakers, and the bridged ones."""
         with self._lock:
-            return [*self._breakers.values(), *self._still_bridged().values()]
+            return [*self, *self._still_bridged().values()]
 
     def _still_bridged(self) -> dict[str, Source]:
-        """Looked through when asked: an owner may go at any moment, also under this lock."""
-        if self._bridged:
-            self._bridged = {n: pair for n, pair in self._bridged.items() if pair[1]() is not None}
-        return {name: source for name, (source, _) in self._bridged.items()}
+        """Looked through when asked: an owner may go at any moment, also under this lock. The
+        dictionary is replaced and never changed, so it can be gone through at any moment.
+        """
+        bridged = self._bridged
+        if bridged:
+            self._bridged = bridged = {n: p for n, p in bridged.items() if p[1]() is not None}
+        return {name: source for name, (source, _) in bridged.items()}
 
     def __iter__(self) -> Iterator[CircuitBreaker]:
-        with self._lock:
-            return iter(list(self._breakers.values()))
+        # `copy` is one step in C: a finaliser that adds a breaker cannot come in between.
+        return iter(list(self._breakers.copy().values()))
 
     def __len__(self) -> int:
         return len(self._breakers)

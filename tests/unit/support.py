@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
-from typing import Any, NamedTuple
+from dis import get_instructions
+from functools import cache
+from itertools import count, pairwise
+from types import CodeType, FrameType
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -16,7 +21,7 @@ from breakerscope.core.persistence import dump, load
 from breakerscope.core.policy import Policy
 from breakerscope.core.state_machine import StateMachine
 from breakerscope.core.transitions import Figures, Transition
-from breakerscope.core.windows import Window
+from breakerscope.core.windows import CountWindow, Window
 from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock
 
@@ -82,11 +87,16 @@ class Verdict(NamedTuple):
     transition: Transition | None = None
 
 
+class Holder:
+    """Who isolates a machine."""
+
+
 class Machine:
     """A state machine each of whose steps gives back the change of state that it made."""
 
     def __init__(self, policy: Policy, *, now: float, random: Callable[[], float]) -> None:
         self.real = StateMachine(policy, now=now, random=random)
+        self.holders: list[Holder] = []
 
     def _changed(self, act: Callable[[], object]) -> Transition | None:
         before = self.real.transition
@@ -173,13 +183,82 @@ class Machine:
         return self._changed(lambda: self.real.reset(now, reason))
 
     def isolate(self, now: float, reason: str | None = None) -> Transition | None:
-        return self._changed(lambda: self.real.isolate(now, reason))
+        self.holders.append(Holder())
+        return self._changed(lambda: self.real.isolate(self.holders[-1], now, reason))
 
     def end_isolation(self, now: float, reason: str | None = None) -> Transition | None:
-        return self._changed(lambda: self.real.end_isolation(now, reason))
+        holder = self.holders.pop()
+        return self._changed(lambda: self.real.end_isolation(holder, now, reason))
 
     def dump(self, now: float) -> dict[str, Any]:
         return dump(self.real, now)
 
     def load(self, data: Mapping[str, Any], now: float) -> Transition | None:
         return self._changed(lambda: load(self.real, data, now))
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises in the middle of something."""
+
+
+_PURE = {
+    f"breakerscope.core.{name}"
+    for name in ("counters", "permits", "persistence", "state_machine", "trip_rules", "windows")
+}
+T = TypeVar("T")
+TraceFunction = Callable[[FrameType, str, Any], Any]
+_ENDS_OF_CALLS = ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME")
+
+
+@cache
+def _after_calls(code: CodeType) -> frozenset[int]:
+    """Where CPython looks for signals: what follows a call, a jump back or a function entry."""
+    return frozenset(
+        instruction.offset
+        for before, instruction in pairwise(get_instructions(code))
+        if before.opname in _ENDS_OF_CALLS
+    )
+
+
+def interrupted(act: Callable[[], object], place: int) -> bool:
+    """Do this with an interrupt at that place in the pure core, counted from 0: at the beginning of
+    a line and after each call. False if it was done before it came so far.
+    """
+    places = count()
+
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+        if frame.f_globals["__name__"] not in _PURE:
+            return None
+        frame.f_trace_opcodes = True
+        after_call = event == "opcode" and frame.f_lasti in _after_calls(frame.f_code)
+        if (event == "line" or after_call) and next(places) == place:
+            raise Interrupt
+        return trace
+
+    outer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(outer)
+    return False
+
+
+def each_interrupt(make: Callable[[], T], act: Callable[[T], object]) -> Iterator[tuple[T, bool]]:
+    """What an act has left of a thing, interrupted at each place in turn; and whether it was."""
+    for place in count():
+        thing = make()
+        was = interrupted(lambda thing=thing: act(thing), place)  # type: ignore[misc]
+        yield thing, was
+        if not was:
+            return
+
+
+def recounted(window: Window) -> tuple[int, int, int]:
+    """Calls, failures and slow calls, worked out from what a window holds."""
+    rows = window.dump()
+    if isinstance(window, CountWindow):
+        rows = [[1, *row] for row in rows]
+    return sum(row[0] for row in rows), sum(row[1] for row in rows), sum(row[2] for row in rows)

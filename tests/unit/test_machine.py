@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import permutations, product
 from typing import Any
+from weakref import ref
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from breakerscope.core.events import Cause, Outcome, State
-from breakerscope.core.permits import AnyPermit
+from breakerscope.core.permits import AnyPermit, Permit
 from breakerscope.core.policy import Policy
 from breakerscope.core.transitions import TRANSITIONS, TRIPS, Transition, transitions_of
-from tests.unit.support import Machine
+from tests.unit.support import Machine, each_interrupt, recounted
 
 CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
 FORCED_OPEN, DISABLED = State.FORCED_OPEN, State.DISABLED
@@ -191,10 +193,11 @@ def test_a_command_for_the_state_that_is_changes_nothing(state: State) -> None:
     }
     if state in commands:
         machine = machine_in(state)
-        generation = machine.generation
+        permit, generation = machine.permit, machine.generation
         assert commands[state](machine, 11.0) is None
         # A reset forgets the calls in flight as well.
         assert machine.generation == generation + (state is CLOSED)
+        assert (machine.permit is permit) == (state is not CLOSED)
     assert machine_in(state).load(machine_in(state).dump(10.0), 10.0) is None
 
 
@@ -219,6 +222,11 @@ def test_a_late_result_changes_nothing(old: State, new: State, outcome: Outcome)
     assert machine.dump(10.0) == before
 
 
+def live_leases(machine: Machine) -> list[Permit]:
+    """The probes that are in flight: held by somebody, and their time is not over."""
+    return [probe for probe in machine.leases if probe.lease_ends > machine.real.now]
+
+
 POLICIES = [
     ONE_FAILURE,
     Policy(),
@@ -227,7 +235,12 @@ POLICIES = [
     Policy(slow_call=1.0, slow_call_rate=0.5, min_calls=3, window=5, probe_successes=3),
     Policy(failure_rate=1.0, min_calls=1, window=timedelta(seconds=1), probes=3, probe_successes=2),
 ]
-ACTS = ["admit"] * 6 + ["settle"] * 8 + ["batch", "turn", "turn", "turn"]
+ACTS = (
+    ["admit"] * 6
+    + ["inside"] * 2
+    + ["settle"] * 8
+    + ["forget", "batch", "batch", "turn", "turn", "turn"]
+)
 COMMANDS = ["force_open", "disable", "reset", "isolate", "end_isolation", "adopt", "release"]
 
 
@@ -250,31 +263,54 @@ def test_no_random_run_leaves_the_table(
 ) -> None:
     machine, now, holders = machine_with(policy), 0.0, 0
     permits: list[AnyPermit] = []
+    settled: list[AnyPermit] = []
     possible = {*transitions_of(policy)}
     assert possible <= TRANSITIONS
     snapshot = machine_in(saved, ONE_FAILURE).dump(10.0) | {"rows": machine.window.dump()}
     for act, which, outcome, slow, seconds in acts:
         old, generation = machine.state, machine.generation
         transition: Transition | None = None
-        if act == "admit":
-            permit, retry_after, transition = machine.admit(now)
+        if act in ("admit", "inside"):
+            machine.advance(now)
+            all_are, leases = machine.real.admits_all, live_leases(machine)
+            outer = [each for each in permits + settled if isinstance(each, Permit)]
+            inside = outer[which % len(outer) :][:2] if outer and act == "inside" else []
+            permit, retry_after, transition = machine.admit(now, inside)
             if permit is not None:
                 permits.append(permit)
                 assert permit.generation == machine.generation
                 assert permit.state is machine.state
+                assert permit.nested == any(probe in leases for probe in inside)
+                assert permit.is_probe == (machine.state is HALF_OPEN and not permit.nested)
+                assert isinstance(permit, Permit) or permit is machine.permit
             else:
+                assert not all_are
                 assert machine.state is not DISABLED
                 assert (retry_after is None) == (machine.state is FORCED_OPEN)
                 assert retry_after is None or retry_after > 0
+            assert len(live_leases(machine)) <= policy.probes
+            # Nothing else may keep hold of a probe that is forgotten.
+            del permit, leases, outer, inside
+        elif act == "forget" and permits:
+            forgotten = ref(permits.pop(which % len(permits)))
+            assert not isinstance(forgotten(), Permit)
         elif act == "settle" and permits:
             permit = permits.pop(which % len(permits))
+            settled = [*settled[-3:], permit]
             late, transition = machine.settle(
                 permit, outcome, now=now, slow=slow, hint=max(seconds, 0.0)
             )
             assert late or permit.generation == generation
+            if transition is not None:
+                assert not late
+                assert not permit.nested
+                assert outcome is Outcome.FAILURE or slow or transition.new is CLOSED
+            del permit
         elif act == "batch":
             # Within that room nothing changes the state, in whatever order it comes.
             room = int(min(machine.failures_until_trip(), 40))
+            assert room >= 0
+            assert not room or machine.state in (CLOSED, DISABLED)
             for at in range(room + 1):
                 if at:
                     assert machine.settle_batch(1, failed=True) is None
@@ -456,3 +492,226 @@ def test_the_hint_of_an_expired_probe_is_late_too() -> None:
     transition = machine.settle(probe, Outcome.FAILURE, now=6.0).transition
     assert transition is not None
     assert transition.open_for == 1.0
+
+
+# -- an interrupt strikes --------------------------------------------------------------------------
+
+BUSY = Policy(
+    consecutive_failures=2,
+    failure_rate=0.5,
+    window=timedelta(seconds=10),
+    min_calls=4,
+    slow_call=1.0,
+    slow_call_rate=0.5,
+    backoff=2.0,
+    jitter=0.5,
+    probes=2,
+    probe_successes=2,
+    ramp_up=5.0,
+)
+
+
+@dataclass
+class Scene:
+    """A machine at time 10, with calls in its window where they count, and a call in flight."""
+
+    machine: Machine
+    permit: AnyPermit
+
+
+def closed() -> Scene:
+    """One more failure would open it."""
+    machine = machine_with(BUSY)
+    settle(machine, Outcome.SUCCESS, now=2.0, slow=True)
+    settle(machine, Outcome.FAILURE, now=10.0)
+    assert machine.window.calls == 2
+    return Scene(machine, machine.permit)
+
+
+def opened() -> Scene:
+    """Its wait is over."""
+    scene = closed()
+    scene.machine.settle(scene.permit, Outcome.FAILURE, now=0.0)
+    scene.machine.advance(20.0)
+    assert scene.machine.state is OPEN
+    return scene
+
+
+def half_open() -> Scene:
+    """One of two probes is in flight."""
+    machine = opened().machine
+    return Scene(machine, admitted(machine, 20.0))
+
+
+def last_probe() -> Scene:
+    """One of two probes was good already."""
+    scene = half_open()
+    scene.machine.settle(scene.permit, Outcome.SUCCESS, now=20.0)
+    return Scene(scene.machine, admitted(scene.machine, 20.0))
+
+
+def ramping() -> Scene:
+    """Closed by two probes."""
+    scene = last_probe()
+    scene.machine.settle(scene.permit, Outcome.SUCCESS, now=20.0)
+    return Scene(scene.machine, admitted(scene.machine, 20.0))
+
+
+def forced() -> Scene:
+    machine = closed().machine
+    machine.force_open(10.0)
+    return Scene(machine, machine.permit)
+
+
+def isolated() -> Scene:
+    machine = closed().machine
+    machine.isolate(10.0)
+    return Scene(machine, machine.permit)
+
+
+def disabled() -> Scene:
+    machine = closed().machine
+    machine.disable(10.0)
+    return Scene(machine, machine.permit)
+
+
+def asks(now: float, *, inside: bool = False) -> Callable[[Scene], object]:
+    def act(scene: Scene) -> object:
+        around = [scene.permit] if inside and isinstance(scene.permit, Permit) else []
+        return scene.machine.admit(now, around)
+
+    return act
+
+
+def ends(outcome: Outcome, *, slow: bool = False) -> Callable[[Scene], object]:
+    return lambda scene: scene.machine.settle(scene.permit, outcome, now=21.0, slow=slow, hint=30.0)
+
+
+def commanded(command: Callable[[Machine, float], object]) -> Callable[[Scene], object]:
+    return lambda scene: command(scene.machine, 21.0)
+
+
+def adopts(state: State) -> Callable[[Scene], object]:
+    data = machine_in(state, BUSY if state is CLOSED else ONE_FAILURE).dump(10.0)
+    rows = [[0, 0, 0]] * 9 + [[3, 2, 1]]
+    return lambda scene: scene.machine.load(data | {"rows": rows}, 21.0)
+
+
+Moment = tuple[Callable[[], Scene], Callable[[Scene], object]]
+
+MOMENTS: dict[str, Moment] = {
+    "a success": (closed, ends(Outcome.SUCCESS)),
+    "a slow success": (closed, ends(Outcome.SUCCESS, slow=True)),
+    "a failure that opens": (closed, ends(Outcome.FAILURE)),
+    "a batch that opens": (closed, lambda scene: scene.machine.settle_batch(3, failed=True)),
+    "the first probe": (opened, asks(20.0)),
+    "the second probe": (half_open, asks(21.0)),
+    "inside a probe": (half_open, asks(21.0, inside=True)),
+    "an ignored probe": (half_open, ends(Outcome.IGNORED)),
+    "a failed probe": (half_open, ends(Outcome.FAILURE)),
+    "a slow probe": (half_open, ends(Outcome.SUCCESS, slow=True)),
+    "a good probe": (half_open, ends(Outcome.SUCCESS)),
+    "the last probe": (last_probe, ends(Outcome.SUCCESS)),
+    "a share": (ramping, asks(24.0)),
+    "a failure of a share": (ramping, ends(Outcome.FAILURE)),
+    "a late result": (isolated, ends(Outcome.FAILURE)),
+    "a new generation": (half_open, lambda scene: scene.machine.new_generation()),
+}
+for scene_of in (closed, opened, half_open, ramping, forced, isolated, disabled):
+    for command in (Machine.force_open, Machine.disable, Machine.reset, Machine.isolate):
+        MOMENTS[f"{command.__name__}, {scene_of.__name__}"] = scene_of, commanded(command)
+    for new in (CLOSED, OPEN, HALF_OPEN):
+        MOMENTS[f"adopt {new}, {scene_of.__name__}"] = scene_of, adopts(new)
+MOMENTS["end_isolation"] = isolated, commanded(Machine.end_isolation)
+
+
+def published(machine: Machine) -> tuple[State, int, Transition | None]:
+    """What the machine says of its state; all that says it has to agree."""
+    assert machine.permit.state is machine.state
+    assert machine.permit.generation == machine.generation
+    transition = machine.real.transition
+    assert transition is None or transition.new is machine.state
+    window = machine.window
+    assert (window.calls, window.failures, window.slow_calls) == recounted(window)
+    return machine.state, machine.generation, transition
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_change_of_state_is_made_wholly_or_not_at_all(moment: str) -> None:
+    make, act = MOMENTS[moment]
+    before, done = published(make().machine), make()
+    act(done)
+    after = published(done.machine)
+    for scene, was in each_interrupt(make, act):
+        found = published(scene.machine)
+        assert found in [before, after]
+        assert was or found == after
+        places = [lease() for lease in scene.machine.real._leases]
+        assert scene.machine.state is HALF_OPEN or not places
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_machine_goes_on_after_an_interrupt(moment: str) -> None:
+    make, act = MOMENTS[moment]
+    for scene, _ in each_interrupt(make, act):
+        machine = scene.machine
+        # Later than any lease and any wait.
+        permit = machine.admit(1000.0).permit
+        assert (permit is None) == (machine.state is FORCED_OPEN)
+        published(machine)
+        machine.holders.clear()
+        machine.real.end_lost_isolations()
+        machine.reset(1000.0)
+        for _ in range(2):
+            assert machine.state is CLOSED
+            settle(machine, Outcome.FAILURE, now=1000.0)
+        assert machine.state is OPEN
+        assert machine.wait == 10.0
+        published(machine)
+
+
+TORN = pytest.mark.xfail(
+    strict=True, reason="the holders of an isolation and the state are changed one after the other"
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "act", "left"),
+    [
+        (closed, Machine.isolate, [CLOSED]),
+        (opened, Machine.isolate, [OPEN]),
+        (half_open, Machine.isolate, [HALF_OPEN, OPEN]),
+        (disabled, Machine.isolate, [DISABLED]),
+        (forced, Machine.isolate, [FORCED_OPEN]),
+        (isolated, Machine.isolate, [CLOSED]),
+        pytest.param(isolated, Machine.end_isolation, [CLOSED], marks=TORN),
+    ],
+)
+def test_who_was_interrupted_holds_no_isolation(
+    make: Callable[[], Scene], act: Callable[[Machine, float], object], left: list[State]
+) -> None:
+    """Nobody would ever end it, and commands would wait for that."""
+    for scene, _ in each_interrupt(make, commanded(act)):
+        machine = scene.machine
+        machine.holders.clear()
+        machine.real.end_lost_isolations()
+        published(machine)
+        assert not machine.real._isolations
+        assert machine.state in left
+        machine.disable(30.0)
+        assert machine.state is DISABLED
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("isolate, closed", marks=TORN),
+        "isolate, isolated",
+        pytest.param("end_isolation", marks=TORN),
+    ],
+)
+def test_an_isolation_is_in_force_exactly_while_somebody_holds_it(moment: str) -> None:
+    make, act = MOMENTS[moment]
+    for scene, _ in each_interrupt(make, act):
+        machine = scene.machine
+        assert (machine.state is FORCED_OPEN) == bool(machine.real._isolations)

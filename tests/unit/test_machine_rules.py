@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from breakerscope.core import state_machine
 from breakerscope.core.events import Cause, Outcome, State
 from breakerscope.core.permits import AnyPermit, Permit
 from breakerscope.core.policy import Policy
 from breakerscope.core.state_machine import OUTSIDE
 from breakerscope.core.transitions import Figures, Transition, transitions_of
 from breakerscope.core.windows import CountWindow, TimeWindow, Window
-from tests.unit.support import Admission, Machine, Verdict
+from tests.unit.support import Admission, Holder, Machine, Verdict
 
 CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
 FORCED_OPEN, DISABLED = State.FORCED_OPEN, State.DISABLED
@@ -355,6 +356,57 @@ def test_the_last_of_these_calls_opens(policy: dict[str, Any], calls: str, cause
     assert machine.state is OPEN
 
 
+SLOW_HALF = {"slow_call": 1, "slow_call_rate": 0.5, "min_calls": 4}
+
+
+@pytest.mark.parametrize(
+    ("policy", "calls", "last", "cause"),
+    [
+        # The last success makes the minimum of calls full.
+        ({"failure_rate": 0.5, "min_calls": 4}, "fff.", "f", Cause.FAILURE_RATE),
+        ({"failure_rate": 0.5, "min_calls": 4}, "fff..", "S", Cause.FAILURE_RATE),
+        (SLOW_HALF, "sss.", "s", Cause.SLOW_CALL_RATE),
+        (SLOW_HALF, "sss.", "S", Cause.SLOW_CALL_RATE),
+        # A failure is judged by all rules, and so is a slow call.
+        (SLOW_HALF, "sss.", "f", Cause.SLOW_CALL_RATE),
+        (SLOW_HALF, "Ss..", "f", None),
+        ({"failure_rate": 0.5, "min_calls": 4}, "fff.", "s", Cause.FAILURE_RATE),
+        ({"failure_count": 2, "failure_rate": 1, "min_calls": 4}, "f...", "f", Cause.FAILURE_COUNT),
+        # By the next bad call enough of the old ones may be out of the window again.
+        ({"failure_rate": 0.6, "min_calls": 3, "window": 3}, "ff.", "f", Cause.FAILURE_RATE),
+        ({"failure_rate": 0.6, "min_calls": 3, "window": 3}, "ff..", "f", None),
+    ],
+)
+def test_a_quick_success_never_opens_and_what_comes_next_may(
+    policy: dict[str, Any], calls: str, last: str, cause: Cause | None
+) -> None:
+    machine = machine_with(**policy)
+    for call in calls:
+        assert settle(machine, FAILURE if call in "fS" else SUCCESS, 0.0, slow=call in "sS") is None
+    assert machine.state is CLOSED
+    change = settle(machine, FAILURE if last in "fS" else SUCCESS, 0.0, slow=last in "sS")
+    assert (change and change.cause) is cause
+    assert machine.state is (CLOSED if cause is None else OPEN)
+
+
+@pytest.mark.parametrize(("outcome", "slow"), [(FAILURE, False), (SUCCESS, True), (FAILURE, True)])
+def test_a_rate_that_old_successes_kept_low_is_judged_with_the_next_bad_call(
+    outcome: Outcome, slow: bool
+) -> None:
+    machine = machine_with(failure_rate=0.5, min_calls=2, window=timedelta(seconds=10))
+    for _ in range(3):
+        settle(machine, SUCCESS, 0.0)
+    for _ in range(2):
+        settle(machine, FAILURE, 5.0)
+    assert machine.figures(9.9) == figures(5, 2, 0, 2, 0.4, 0.0)
+    assert machine.figures(10.0) == figures(2, 2, 0, 2, 1.0, 0.0)
+    assert settle(machine, SUCCESS, 10.0) is None
+    assert settle(machine, IGNORED, 10.0, slow=True) is None
+    change = settle(machine, outcome, 10.0, slow=slow)
+    assert change is not None
+    assert (change.new, change.cause) == (OPEN, Cause.FAILURE_RATE)
+
+
 def test_what_has_no_say_is_not_in_the_window() -> None:
     machine = machine_with(consecutive_failures=2)
     for outcome in (FAILURE, IGNORED, CANCELLED):
@@ -402,10 +454,15 @@ def test_values_are_frozen() -> None:
 
 
 def test_the_short_answers() -> None:
-    assert Verdict() == (False, None)
-    assert Admission(None) == (None, None, None)
-    assert Permit(3, OPEN, machine_with().permit).lease_ends == inf
+    shared = machine_with().permit
+    assert state_machine.Admission(shared) == (shared, None)
+    permit = Permit(3, OPEN, shared)
+    assert (permit.generation, permit.state, permit.shared) == (3, OPEN, shared)
+    assert (permit.lease_ends, permit.is_probe, permit.nested) == (inf, False, False)
+    assert (shared.lease_ends, shared.is_probe, shared.nested) == (inf, False, False)
+    assert permit.journal is shared.journal
     assert OUTSIDE < machine_with().generation == 0
+    assert machine_with().real.transition is None
 
 
 def test_the_changes_that_a_policy_allows() -> None:
@@ -662,6 +719,31 @@ def test_a_new_generation_frees_all_places() -> None:
     assert machine.permit.state is HALF_OPEN
 
 
+def test_a_probe_that_nobody_holds_gives_its_place_back() -> None:
+    machine, lost = half_opened(probes=2, probe_lease=5.0)
+    kept = admitted(machine, 12.0)
+    assert machine.leases == [lost, kept]
+    assert machine.admit(12.0) == Admission(None, 3.0)
+    del lost
+    assert machine.leases == [kept]
+    again = admitted(machine, 13.0)
+    assert machine.leases == [kept, again]
+    # The next place is free when the lease of those that are left ends.
+    assert machine.admit(13.0) == Admission(None, 4.0)
+    assert machine.settle(kept, SUCCESS, now=13.0) == Verdict()
+    assert machine.leases == [again]
+    change = machine.settle(again, SUCCESS, now=13.0).transition
+    assert change is not None
+    assert (change.new, machine.leases) == (CLOSED, [])
+
+
+def test_a_shared_permit_is_no_probe() -> None:
+    machine, probe = half_opened()
+    assert machine.settle(machine.permit, FAILURE, now=10.0, hint=99.0) == Verdict(late=True)
+    assert machine.settle(probe, FAILURE, now=10.0).transition is not None
+    assert machine.wait == 10.0
+
+
 # -- ramp-up --------------------------------------------------------------------------------------
 
 
@@ -691,6 +773,18 @@ def test_a_ramp_up_does_not_admit_all() -> None:
     assert machine.real.admits_all
 
 
+def test_failures_may_settle_without_the_lock_while_it_ramps_up() -> None:
+    machine, probe = half_opened(ramp_up=8.0, failure_count=4)
+    assert machine.failures_until_trip() == 0
+    machine.settle(probe, SUCCESS, now=10.0)
+    assert not machine.real.admits_all
+    assert machine.failures_until_trip() == 0
+    machine = machine_with(consecutive_failures=3, ramp_up=8.0)
+    machine.load(FRESH | {"ramp_for": 8.0}, 0.0)
+    assert not machine.real.admits_all
+    assert machine.failures_until_trip() == 2
+
+
 def test_a_reset_ends_the_ramp() -> None:
     machine = ramping()
     assert machine.reset(10.0) is None
@@ -701,13 +795,70 @@ def test_a_reset_ends_the_ramp() -> None:
 # -- batches --------------------------------------------------------------------------------------
 
 
-def test_two_threads_that_use_the_last_headroom_at_once() -> None:
+def test_a_batch_is_not_judged_until_somebody_asks() -> None:
+    machine = machine_with(consecutive_failures=3, window=5)
+    machine.real.settle_batch(4, failed=True)
+    assert machine.state is CLOSED
+    assert machine.figures(0.0) == figures(4, 4, in_a_row=4)
+    assert machine.failures_until_trip() == 0
+    machine.real.judge()
+    assert (machine.state, machine.consecutive_failures) == (OPEN, 4)
+    assert machine.real.transition == Transition(
+        old=CLOSED,
+        new=OPEN,
+        cause=Cause.CONSECUTIVE_FAILURES,
+        figures=figures(4, 4, in_a_row=4),
+        open_for=10.0,
+    )
+
+
+@pytest.mark.parametrize("state", [OPEN, HALF_OPEN, FORCED_OPEN, DISABLED])
+def test_only_a_closed_circuit_is_judged(state: State) -> None:
+    machine = machine_with(consecutive_failures=1)
+    machine.load(FRESH | {"state": state.value, "consecutive_failures": 9}, 0.0)
+    before, change = machine.dump(0.0), machine.real.transition
+    machine.real.judge()
+    machine.real.settle_batch(2)
+    machine.real.settle_batch(2, failed=True)
+    assert machine.dump(0.0) == before
+    assert machine.real.transition is change
+    machine.load(FRESH | {"consecutive_failures": 1}, 0.0)
+    machine.real.judge()
+    assert machine.state is OPEN
+
+
+def test_successes_of_a_batch_end_the_row_and_do_not_judge() -> None:
+    machine = machine_with(failure_rate=0.5, min_calls=4, consecutive_failures=9)
+    assert machine.settle_batch(3, failed=True) is None
+    assert machine.settle_batch(1) is None
+    assert machine.figures(0.0) == figures(4, 3, 0, 0, 0.75, 0.0)
+    change = machine.settle_batch(1, failed=True)
+    assert change is not None
+    assert (change.cause, change.figures) == (Cause.FAILURE_RATE, figures(5, 4, 0, 1, 0.8, 0.0))
+
+
+def test_a_batch_counts_at_the_time_when_its_calls_ended() -> None:
+    machine = machine_with(window=timedelta(seconds=10), now=100.0)
+    machine.real.settle_batch(2, at=104.5)
+    assert machine.advance(0.0) == 104.5
+    machine.real.settle_batch(1, failed=True, at=107.0)
+    # Another thread was quicker: time stands still.
+    machine.real.settle_batch(4, at=103.0)
+    assert machine.window.dump() == [EMPTY] * 6 + [[2, 0, 0], EMPTY, EMPTY, [5, 1, 0]]
+    machine.real.settle_batch(8)
+    assert machine.window.dump()[-1] == [13, 1, 0]
+    machine.force_open(107.0)
+    machine.real.settle_batch(1, at=111.0)
+    assert machine.advance(0.0) == 111.0
+
+
+def test_two_threads_that_use_the_last_tokens_at_once() -> None:
     machine = machine_with(failure_rate=0.5, min_calls=4, consecutive_failures=3)
     machine.settle_batch(1)
     assert machine.settle_batch(1, failed=True) is None
     assert machine.failures_until_trip() == 0
     machine.window.add_batch(2)
-    settle(machine, FAILURE, 0.0)
+    assert settle(machine, FAILURE, 0.0) is None
     assert machine.failures_until_trip() == 0
     change = machine.settle_batch(1, failed=True)
     assert change is not None
@@ -805,6 +956,51 @@ def test_a_window_of_time_may_forget_all_but_the_minimum() -> None:
     assert machine.failures_until_trip() == 1
     settle(machine, FAILURE, 5.0)
     assert machine.failures_until_trip() == 0
+    # Far below the rate, but not if the minimum were all that is left.
+    settle(machine, FAILURE, 5.0)
+    settle(machine, FAILURE, 5.0)
+    assert machine.figures(5.0) == figures(12, 3, 0, 3, 0.25, 0.0)
+    assert machine.failures_until_trip() == 0
+    machine.advance(15.0)
+    assert machine.failures_until_trip() == 1
+
+
+@pytest.mark.parametrize(
+    ("window", "calls", "room"),
+    [
+        (100, "s", inf),
+        (100, "ss", 0),
+        (100, "ss.", 0),
+        (100, "ss...", inf),
+        (100, "ss....f", inf),
+        (timedelta(seconds=10), "s", inf),
+        (timedelta(seconds=10), "s..........", inf),
+        # Of eleven calls there may be four when the next failure settles, and these two with them.
+        (timedelta(seconds=10), ".........ss", 0),
+    ],
+)
+def test_no_failure_may_settle_without_the_lock_where_the_slow_calls_could_open(
+    window: Any, calls: str, room: float
+) -> None:
+    machine = machine_with(window=window, slow_call=1, slow_call_rate=0.5, min_calls=4)
+    for call in calls:
+        outcome = FAILURE if call == "f" else SUCCESS
+        assert settle(machine, outcome, 0.0, slow=call == "s") is None
+    assert machine.failures_until_trip() == room
+
+
+def test_a_failure_that_settles_when_the_slow_calls_are_half() -> None:
+    machine = machine_with(window=timedelta(seconds=10), **SLOW_HALF)
+    for now, slow in [(0.0, False)] * 5 + [(5.0, True)] * 2:
+        assert settle(machine, SUCCESS, now, slow=slow) is None
+    assert machine.failures_until_trip() == 0
+    assert settle(machine, SUCCESS, 10.0) is None
+    change = settle(machine, FAILURE, 10.0)
+    assert change is not None
+    assert (change.cause, change.figures) == (
+        Cause.SLOW_CALL_RATE,
+        figures(4, 1, 2, 1, 0.25, 0.5),
+    )
 
 
 def test_failures_until_trip_in_the_other_states() -> None:
@@ -833,6 +1029,13 @@ def test_what_settled_without_the_lock_is_judged_in_runs() -> None:
         (2, True, -inf),
         (1, False, -inf),
     ]
+    assert counting.runs_of([(0.1,), 0.2, (0.3,)], True) == [
+        (1, True, -inf),
+        (1, False, -inf),
+        (1, True, -inf),
+    ]
+    # No failure is among them, as it turned out.
+    assert counting.runs_of([0.1, 0.2], True) == [(2, False, -inf)]
     timed = machine_with(window=timedelta(seconds=10)).real
     assert timed.runs_of([(4.1, 0.1), (4.9, 0.1)], False) == [(2, False, 4.1)]
     assert timed.runs_of([(4.9, 0.1), (5.0, 0.1)], False) == [(1, False, 4.9), (1, False, 5.0)]
@@ -841,39 +1044,137 @@ def test_what_settled_without_the_lock_is_judged_in_runs() -> None:
         (1, True, 4.2),
         (1, False, 4.3),
     ]
+    assert timed.runs_of([(4.1, 9.9, True), (4.2, 0.1, True), (5.1, 0.1, True)], True) == [
+        (2, True, 4.1),
+        (1, True, 5.1),
+    ]
+    # The border lies somewhere in between.
+    assert timed.runs_of([(4.1, 0.1), (4.2, 0.1), (6.0, 0.1), (6.5, 0.1)], False) == [
+        (2, False, 4.1),
+        (2, False, 6.0),
+    ]
+    assert timed.runs_of([(4.1, 0.1), (4.2, 0.1)], True) == [(2, False, 4.1)]
 
 
 # -- calls inside a probe -------------------------------------------------------------------------
 
 
-def test_a_call_inside_a_probe_is_admitted_beside_it_and_has_no_say() -> None:
-    machine, probe = half_opened(open_for=10.0)
-    assert isinstance(probe, Permit)
-    assert machine.admit(10.0).permit is None
-    inner = machine.admit(10.0, [probe]).permit
+def test_a_call_inside_a_probe_is_admitted_beside_it() -> None:
+    machine, probe = half_opened(now=100.0)
+    assert machine.admit(110.0) == Admission(None, 60.0)
+    before = machine.dump(110.0)
+    inner, retry_after, change = machine.admit(111.0, [only(probe)])
     assert isinstance(inner, Permit)
-    assert (inner.nested, inner.is_probe, inner.generation) == (True, False, probe.generation)
-    for outcome in Outcome:
-        assert machine.settle(inner, outcome, now=10.0, slow=True, hint=9.0) == Verdict()
-    assert machine.settle(probe, SUCCESS, now=10.0).transition is not None
+    assert (retry_after, change) == (None, None)
+    assert (inner.generation, inner.state, inner.shared) == (2, HALF_OPEN, machine.permit)
+    assert (inner.nested, inner.is_probe, inner.lease_ends) == (True, False, inf)
+    # It takes no place, and there may be any number of them, one inside of another too.
+    assert machine.leases == [probe]
+    assert all(machine.admit(111.0, [only(probe), inner]).permit for _ in range(3))
+    assert machine.leases == [probe]
+    assert machine.dump(110.0) == before
+    assert machine.admit(111.0) == Admission(None, 59.0)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_call_inside_a_probe_has_no_say(outcome: Outcome, slow: bool) -> None:
+    machine, probe = half_opened(slow_call=1, slow_call_rate=1)
+    inner = nested(machine, probe)
+    before = machine.dump(10.0)
+    for _ in range(2):
+        assert machine.settle(inner, outcome, now=10.0, slow=slow, hint=99.0) == Verdict()
+    assert machine.dump(10.0) == before
+    assert machine.leases == [probe]
+    # Not even its hint is heard.
+    change = machine.settle(probe, FAILURE, now=10.0).transition
+    assert change is not None
+    assert change.open_for == 10.0
+
+
+@pytest.mark.parametrize("outcome", [SUCCESS, FAILURE])
+def test_a_call_inside_a_probe_that_changed_the_state_is_late(outcome: Outcome) -> None:
+    machine, probe = half_opened()
+    inner = nested(machine, probe)
+    assert machine.settle(probe, outcome, now=10.0).transition is not None
+    before = machine.dump(10.0)
+    assert machine.settle(inner, FAILURE, now=10.0, hint=99.0) == Verdict(late=True)
+    assert machine.dump(10.0) == before
+
+
+def test_a_call_inside_a_probe_stays_in_time_as_long_as_the_state_does() -> None:
+    machine, probe = half_opened(probe_successes=2)
+    inner = nested(machine, probe)
+    assert machine.settle(probe, SUCCESS, now=10.0) == Verdict()
+    assert machine.settle(inner, FAILURE, now=10.0) == Verdict()
+    assert machine.state is HALF_OPEN
+    machine.new_generation()
     assert machine.settle(inner, FAILURE, now=10.0) == Verdict(late=True)
-    # The outer call is no probe any more.
-    assert machine.admit(10.0, [probe]).permit is machine.permit
+
+
+@pytest.mark.parametrize("outcome", [IGNORED, CANCELLED, SUCCESS])
+def test_nothing_is_inside_a_probe_that_has_settled(outcome: Outcome) -> None:
+    machine, probe = half_opened(probe_successes=2)
+    assert machine.settle(probe, outcome, now=10.0) == Verdict()
+    again = machine.admit(10.0, [only(probe)]).permit
+    assert isinstance(again, Permit)
+    assert (again.nested, again.is_probe, machine.leases) == (False, True, [again])
+    # And when there is no place, it is rejected.
+    assert machine.admit(10.0, [only(probe)]) == Admission(None, 60.0)
 
 
 def test_nothing_is_inside_a_probe_whose_lease_has_ended() -> None:
-    machine, probe = half_opened(open_for=10.0, probe_lease=5.0)
-    assert isinstance(probe, Permit)
-    again = machine.admit(15.0, [probe]).permit
+    machine, probe = half_opened(probe_lease=5.0)
+    inner = machine.admit(14.9, [only(probe)]).permit
+    assert inner is not None
+    assert inner.nested
+    again = machine.admit(15.0, [only(probe)]).permit
+    assert isinstance(again, Permit)
+    assert (again.nested, again.lease_ends, machine.leases) == (False, 20.0, [again])
+    assert machine.admit(15.0, [only(probe)]) == Admission(None, 5.0)
+    # One probe in flight among those around it is enough.
+    assert nested(machine, probe, again).generation == 2
+
+
+def test_nothing_is_inside_a_probe_of_an_older_generation() -> None:
+    machine, probe = half_opened()
+    machine.new_generation()
+    again = machine.admit(10.0, [only(probe)]).permit
     assert isinstance(again, Permit)
     assert (again.nested, again.is_probe) == (False, True)
+    assert machine.admit(10.0, [only(probe)]) == Admission(None, 60.0)
 
 
-def test_a_probe_that_nobody_holds_gives_its_place_back() -> None:
-    machine, probe = half_opened(open_for=10.0)
-    assert machine.admit(10.0).permit is None
-    del probe
-    assert machine.admit(10.0).permit is not None
+@pytest.mark.parametrize("outcome", [SUCCESS, FAILURE])
+def test_in_the_other_states_it_is_a_call_like_any_other(outcome: Outcome) -> None:
+    machine, probe = half_opened()
+    machine.settle(probe, outcome, now=10.0)
+    inside = [only(probe)]
+    if outcome is FAILURE:
+        assert machine.admit(10.0, inside) == Admission(None, 10.0)
+        permit, retry_after, change = machine.admit(20.0, inside)
+        assert permit is not None
+        assert (permit.nested, permit.is_probe, retry_after) == (False, True, None)
+        assert change is not None
+        assert change.new is HALF_OPEN
+    else:
+        assert machine.admit(10.0, inside) == Admission(machine.permit)
+    machine.force_open(20.0)
+    assert machine.admit(20.0, inside) == Admission(None)
+    machine.disable(20.0)
+    assert machine.admit(20.0, inside) == Admission(machine.permit)
+
+
+def only(probe: AnyPermit) -> Permit:
+    assert isinstance(probe, Permit)
+    return probe
+
+
+def nested(machine: Machine, *probes: AnyPermit) -> Permit:
+    """A call that was admitted inside of these."""
+    inner = only(machine.admit(-inf, [only(probe) for probe in probes]).permit or machine.permit)
+    assert inner.nested
+    return inner
 
 
 # -- commands -------------------------------------------------------------------------------------
@@ -923,9 +1224,16 @@ def test_commands_tell_their_reason() -> None:
 )
 def test_whatever_happens_moves_the_time_on(act: Act) -> None:
     machine = machine_with(window=timedelta(seconds=10), consecutive_failures=1)
+    settle(machine, SUCCESS, 40.9)
     act(machine)
     assert machine.advance(20.0) == 50.0
-    assert machine.window.dump()[-1] == [0, 0, 0]
+    # So does the window: it has forgotten that call, and keeps the next one until second 60.
+    assert machine.window.calls == 0
+    machine.window.add(failed=False, slow=False)
+    machine.window.advance(59.9)
+    assert machine.window.calls == 1
+    machine.window.advance(60.0)
+    assert machine.window.calls == 0
 
 
 def test_the_end_of_an_isolation_moves_the_time_on() -> None:
@@ -973,6 +1281,59 @@ def test_isolation_is_stronger_than_any_command(before: Act, command: Act, after
     assert machine.state is after
 
 
+def test_an_isolation_ends_with_the_last_holder() -> None:
+    machine = machine_with().real
+    first, second, stranger = Holder(), Holder(), Holder()
+    machine.isolate(first, 1.0, "a")
+    machine.isolate(second, 2.0, "b")
+    assert (machine.state, machine.generation) == (FORCED_OPEN, 1)
+    machine.end_isolation(stranger, 3.0)
+    machine.end_isolation(first, 3.0)
+    machine.end_isolation(first, 3.0)
+    machine.end_lost_isolations()
+    assert (machine.state, machine.generation) == (FORCED_OPEN, 1)
+    machine.end_isolation(second, 4.0, "c")
+    assert machine.transition == Transition(
+        old=FORCED_OPEN, new=CLOSED, cause=Cause.RELEASE, figures=figures(), reason="c"
+    )
+    machine.end_isolation(second, 5.0)
+    machine.end_lost_isolations()
+    assert (machine.state, machine.generation, machine.now) == (CLOSED, 2, 5.0)
+
+
+def test_nobody_has_to_end_the_isolation_of_a_holder_that_is_gone() -> None:
+    machine = machine_with().real
+    lost, kept = Holder(), Holder()
+    for holder in (lost, kept):
+        machine.isolate(holder, 0.0)
+    del lost, holder
+    machine.end_lost_isolations()
+    assert machine.state is FORCED_OPEN
+    del kept
+    assert machine.state is FORCED_OPEN
+    machine.disable(0.0)
+    machine.end_lost_isolations()
+    assert machine.transition == Transition(
+        old=FORCED_OPEN, new=DISABLED, cause=Cause.RELEASE, figures=figures()
+    )
+    # Those that are gone leave with the next one that goes, too.
+    lost, kept = Holder(), Holder()
+    machine.isolate(lost, 0.0)
+    machine.isolate(kept, 0.0)
+    del lost
+    machine.end_isolation(kept, 0.0)
+    assert machine.state is DISABLED
+
+
+def test_a_command_that_keeps_it_forced_open_outlives_the_isolation() -> None:
+    machine = machine_with()
+    machine.isolate(0.0)
+    assert machine.force_open(0.0) is None
+    assert machine.end_isolation(0.0) is None
+    assert machine.state is FORCED_OPEN
+    assert machine.reset(0.0) is not None
+
+
 def test_an_isolation_ends_the_probes() -> None:
     machine, probe = half_opened()
     machine.isolate(10.0)
@@ -993,6 +1354,39 @@ def test_a_reset_forgets_everything() -> None:
     opening.reset(1.0)
     assert opening.dump(1.0) == FRESH | {"base_wait": 1.0, "closed_for": 0.0}
     assert waits(opening, 3, now=1.0) == [1.0, 2.0, 4.0]
+
+
+def test_a_reset_makes_late_what_is_in_flight() -> None:
+    machine = machine_with(consecutive_failures=1)
+    permit = machine.permit
+    assert machine.reset(0.0) is None
+    assert (machine.generation, machine.permit.generation, machine.permit.state) == (1, 1, CLOSED)
+    assert machine.settle(permit, FAILURE, now=0.0, hint=99.0) == Verdict(late=True)
+    assert machine.dump(0.0) == FRESH
+    assert machine.settle(machine.permit, FAILURE, now=0.0).transition is not None
+    assert machine.wait == 10.0
+
+
+@pytest.mark.parametrize("state", [OPEN, HALF_OPEN, FORCED_OPEN, DISABLED])
+def test_a_reset_begins_one_new_generation(state: State) -> None:
+    machine = machine_with()
+    machine.load(FRESH | {"state": state.value}, 0.0)
+    assert machine.generation == 1
+    change = machine.reset(0.0)
+    assert change is not None
+    assert (change.old, change.new, machine.generation) == (state, CLOSED, 2)
+
+
+def test_a_reset_during_an_isolation_makes_late_what_is_in_flight() -> None:
+    machine = machine_with(consecutive_failures=3)
+    settle(machine, FAILURE, 0.0)
+    machine.isolate(0.0)
+    permit, generation = machine.permit, machine.generation
+    assert machine.reset(0.0) is None
+    assert machine.generation == generation + 1
+    assert (machine.state, machine.permit.state) == (FORCED_OPEN, FORCED_OPEN)
+    assert machine.settle(permit, FAILURE, now=0.0) == Verdict(late=True)
+    assert machine.figures(0.0) == figures()
 
 
 # -- snapshots ------------------------------------------------------------------------------------

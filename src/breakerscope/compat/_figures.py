@@ -51,7 +51,7 @@ class Notes:
     """What the old figures have besides: when it went well and when not. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._begin()
 
     def _begin(self) -> None:

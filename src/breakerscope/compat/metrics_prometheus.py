@@ -94,7 +94,7 @@ class PrometheusMetricsCollector:
                 f"max_latency_samples={max_latency_samples!r}: allowed is a whole number from 1 on"
             )
         self._samples = max_latency_samples
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._components: dict[str, _Component] = {}
 
     def record_circuit_breaker_call(

@@ -141,7 +141,7 @@ class OTelTracer:
         return span if span.get_span_context().is_valid else None
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _tracer: OTelTracer | None = None
 
 

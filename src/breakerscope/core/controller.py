@@ -383,6 +383,7 @@ class Controller(Reentrant):
         if self._rejections is not None:
             self._rejections.latest = max(self._rejections.latest, now)
             machine.advance(self._rejections.latest)
+        machine.end_lost_isolations()
         if self._retired:
             self._drain_retired_locked()
         while self._deferred:

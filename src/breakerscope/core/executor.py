@@ -155,12 +155,12 @@ class Executor:
         All keywords go to `fn`. Returns and raises what `fn` does; raises CircuitBreakerOpenError
         if the breaker rejects, and then `fn` is not called. Thread-safe and task-safe.
         """
-        permit: AnyPermit | None = None
+        permit: AnyPermit | None
         try:
             permit = self._machine.permit.tokens.take()
         except IndexError:
-            # Not in here: a rejection would have this error behind it.
-            pass
+            # Nothing more in here: a rejection would have this error behind it.
+            permit = None
         if permit is None:
             if getattr(fn, "__code__", _NO_CODE).co_flags & inspect.CO_COROUTINE:
                 # Where the answer may be no, it belongs to the one who awaits.

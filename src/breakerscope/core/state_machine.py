@@ -124,7 +124,7 @@ class StateMachine:
         self._probe_successes = 0
         self._ramp_until = -inf
         self._ramp_credit = 0.0
-        self._isolations = 0
+        self._isolations: tuple[ref[object], ...] = ()
         self._resume = CLOSED
         self._leases: tuple[ref[Permit], ...] = ()
         self.transition: Transition | None = None
@@ -155,7 +155,9 @@ class StateMachine:
         policy = self.policy
         in_flight = len(leases)
         wanted = max(policy.probes, policy.successes_to_close)
-        if in_flight < policy.probes and in_flight + self._probe_successes < wanted:
+        still_wanted = in_flight + self._probe_successes < wanted
+        # With none in flight, nobody else could ever end this state.
+        if in_flight < policy.probes and (still_wanted or not in_flight):
             probe = Permit(self.generation, HALF_OPEN, self.permit, now + policy.probe_lease)
             self._leases = (*map(ref, leases), ref(probe))
             return Admission(probe)
@@ -223,9 +225,11 @@ class StateMachine:
         if outcome is Outcome.FAILURE or (outcome is Outcome.SUCCESS and too_slow):
             self._open(Cause.PROBE_FAILED)
         elif outcome is Outcome.SUCCESS:
-            self._probe_successes += 1
-            if self._probe_successes >= self.policy.successes_to_close:
+            successes = self._probe_successes + 1
+            if successes >= self.policy.successes_to_close:
                 self._close(Cause.PROBES_SUCCEEDED)
+            else:
+                self._probe_successes = successes
 
     def runs_of(self, entries: list[Entry], mixed: bool) -> list[Run]:  # noqa: FBT001
         """Calls that settled without the lock, in runs that `settle_batch` takes. `mixed`: there
@@ -303,21 +307,28 @@ class StateMachine:
         self._not_before = -inf
         self._ramp_until = -inf
 
-    def isolate(self, now: float, reason: str | None = None) -> None:
-        """Reject everything until as many `end_isolation` have come."""
+    def isolate(self, holder: object, now: float, reason: str | None = None) -> None:
+        """Reject everything until every holder has left, or is gone."""
         self.advance(now)
-        self._isolations += 1
-        if self._isolations == 1:
+        if not self._isolations:
             self._resume = _resumable(self.state)
-            if self.state is not FORCED_OPEN:
-                self._enter(FORCED_OPEN, Cause.FORCE_OPEN, reason=reason)
+        self._isolations = (*self._isolations, ref(holder))
+        if self.state is not FORCED_OPEN:
+            self._enter(FORCED_OPEN, Cause.FORCE_OPEN, reason=reason)
 
-    def end_isolation(self, now: float, reason: str | None = None) -> None:
-        """One holder has left."""
+    def end_isolation(self, holder: object, now: float, reason: str | None = None) -> None:
+        """This holder has left."""
         self.advance(now)
-        self._isolations -= 1
-        if not self._isolations and self._resume is not FORCED_OPEN:
-            self._enter(self._resume, Cause.RELEASE, reason=reason)
+        if self._isolations:
+            self._isolations = tuple(i for i in self._isolations if i() not in (None, holder))
+            ends = not self._isolations and self.state is FORCED_OPEN
+            if ends and self._resume is not FORCED_OPEN:
+                self._enter(self._resume, Cause.RELEASE, reason=reason)
+
+    def end_lost_isolations(self) -> None:
+        """An interrupt can take a holder away before it has left."""
+        if self._isolations and None in [isolation() for isolation in self._isolations]:
+            self.end_isolation(None, self.now)
 
     def adopt(self, state: State, open_for: float | None, now: float) -> None:
         """Take over this state from elsewhere."""

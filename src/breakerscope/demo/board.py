@@ -93,7 +93,7 @@ class Board:
         self._repeat = repeat
         self._clock = clock
         self._start = clock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._tracks = {breaker.name: _Track() for breaker in breakers}
         self._events: deque[tuple[float, StateChanged]] = deque(maxlen=EVENTS)
 

@@ -36,7 +36,7 @@ class SpanEvents(SpanProcessor):
     """Counts the breakers' events on finished spans. Spans end in many threads, hence the lock."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.tally: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.spans = 0
         self.events_dropped = 0

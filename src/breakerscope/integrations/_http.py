@@ -93,7 +93,7 @@ class BoundedHosts:
         return [b for b in default_registry if b.name.startswith(prefix) and b.name != left_out]
 
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time = threading.RLock()
 
 
 def bounded(

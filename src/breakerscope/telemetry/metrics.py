@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Metric
@@ -99,9 +99,8 @@ class BreakerCollector:
         self._hub = hub
         self._settings = settings
         self._layout = Layout(PARTS, settings.prefix)
-        self._shown: WeakKeyDictionary[Source, tuple[Columns, list[list[Sample]]]] = (
-            WeakKeyDictionary()
-        )
+        # Not a WeakKeyDictionary: a finaliser that scrapes must not disturb who goes through it.
+        self._shown: dict[Source, tuple[Columns, list[list[Sample]]]] = {}
         self.start_over_after_fork()
         _collectors.add(self)
 
@@ -153,7 +152,7 @@ class BreakerCollector:
         with self._lock:
             breakers = self._breakers.shown()
             for gone in set(self._shown) - set(breakers):
-                del self._shown[gone]
+                self._shown.pop(gone, None)
             own: list[Source] = []
             others: list[Source] = []
             room = self._settings.max_breakers - len(self._shown)

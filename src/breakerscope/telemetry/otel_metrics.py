@@ -68,7 +68,7 @@ class _Global:
 
 
 _GLOBAL = _Global()
-_lock = threading.Lock()
+_lock = threading.RLock()
 _of_provider: WeakKeyDictionary[object, dict[str, Instruments]] = WeakKeyDictionary()
 
 
