@@ -139,7 +139,6 @@ class Subscription:
         self._may_work: list[None] = [None]
         self._start_again = -inf
         self._begun: SimpleQueue[None] = SimpleQueue()
-        self._ended: SimpleQueue[None] = SimpleQueue()
 
     def close(self, wait: float = 0.0) -> bool:
         """Stop listening. What is already queued is still delivered. Closing twice is harmless.
@@ -148,29 +147,25 @@ class Subscription:
         says whether that is so.
         """
         self._hub.unsubscribe(self)
-        if self._worker is None and self._queue.empty():
-            # There is nothing to deliver, and no thread to do so.
-            self._may_work.clear()
-            self._ended.put(None)
-        else:
-            self._queue.put(None)
-            self.ensure_worker()
+        if self._worker is not None or not self._queue.empty():
             self._hub.closed(self)
+            self.ensure_worker()
+        self._queue.put(None)
         return self.ended(wait)
 
     def ended(self, wait: float) -> bool:
         """Whether a closed subscription has delivered its last event, in `wait` seconds at most."""
-        if self._worker is threading.current_thread():
-            return False
-        try:
-            self._wait_for(self._ended.get, time.monotonic() + wait)
-        except Empty:
-            return False
-        self._ended.put(None)
         worker = self._worker
-        if worker is not None:
-            worker.join(max(wait, 0.0))
-        return True
+        if worker is threading.current_thread():
+            return False
+        if worker is None:
+            # It never had a thread, and needs none unless something waits before the end.
+            if self._queue.qsize() > 1:
+                self.ensure_worker()
+            return self._queue.qsize() <= 1
+        if wait > 0:
+            worker.join(wait)
+        return not worker.is_alive()
 
     def _wait_for(self, get: Callable[..., object], deadline: float) -> None:
         """Wait for the thread, and start it if an interrupt kept it from being started. Raises
@@ -238,15 +233,12 @@ class Subscription:
             return
         self._worker = threading.current_thread()
         self._begun.put(None)
-        try:
-            while (job := queue.get()) is not None:
-                if isinstance(job, SimpleQueue):
-                    job.put(None)
-                else:
-                    context, event = job
-                    context.run(self.call, event)
-        finally:
-            self._ended.put(None)
+        while (job := queue.get()) is not None:
+            if isinstance(job, SimpleQueue):
+                job.put(None)
+            else:
+                context, event = job
+                context.run(self.call, event)
 
     def flush(self, deadline: float) -> bool:
         """Wait until all that is queued now was delivered; False if the deadline came first."""

@@ -245,5 +245,7 @@ class _Pending:
         return permit
 
     def __del__(self) -> None:
-        if self._permit is not None:
-            self._controller.abandon(self._permit, 0.0, Outcome.CANCELLED, GeneratorExit())
+        # There is none if an interrupt kept it from being begun.
+        permit: AnyPermit | None = getattr(self, "_permit", None)
+        if permit is not None:
+            self._controller.abandon(permit, 0.0, Outcome.CANCELLED, GeneratorExit())

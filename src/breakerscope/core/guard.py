@@ -92,10 +92,12 @@ class Exchange:
         leave_probe(permit)
 
     def _take(self) -> AnyPermit | None:
-        """Who takes the permit out settles the call: `list.pop` is atomic."""
+        """Who takes the permit out settles the call: `list.pop` is atomic. None if it is settled, or
+        if an interrupt kept it from being begun.
+        """
         try:
             return self._open.pop()
-        except IndexError:
+        except (IndexError, AttributeError):
             return None
 
     def end(self, result: object = None) -> None:
