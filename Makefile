@@ -21,7 +21,7 @@ BENCHMARKS = status=0; for python in $(or $(BENCH_PYTHON),$(error no Python foun
 	$(MAKE) --no-print-directory BENCH_PYTHON="$$python" $$venv/.made && \
 	$$venv/bin/python -m benchmarks $(1) $(ARGS) || status=$$?; done; exit $$status
 
-.PHONY: help demo test lint types imports unit mutate bench bench-quick docs docs-parts docs-outage dashboards preview servers stack stack-native \
+.PHONY: help demo test lint types imports unit unit-all mutate bench bench-quick docs docs-parts docs-outage dashboards preview servers stack stack-native \
 	stack-down clean
 
 help: ## show this list
@@ -30,11 +30,26 @@ help: ## show this list
 demo: $(VENV)/.demo ## real traffic through real breakers; ARGS="--headless --duration 20"
 	@$(BIN)/breakerscope demo $(ARGS)
 
-test: lint types imports servers ## everything: style, types, architecture, all tests
-	$(BIN)/python -m pytest $(ARGS)
+FAST := tests/unit README.md docs -n 2 --dist loadfile
 
-unit: $(VENV)/.dev ## the fast tests only
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+test: lint types imports servers ## everything: style, types, architecture, all tests
+	$(BIN)/python -m pytest $(FAST) $(ARGS)
+	$(BIN)/python -m pytest tests/integration $(ARGS)
+
+unit: $(VENV)/.dev ## the fast tests only; PYTHON=python3.13 VENV=.venv-3.13 for another Python
+	$(BIN)/python -m pytest $(FAST) $(ARGS)
+
+unit-all: ## the fast tests on each Python that is supported; one that is missing is an error in CI
+	@for v in 3.11 3.12 3.13; do \
+		found=""; \
+		for p in python$$v $$HOME/.pyenv/versions/$$v*/bin/python; do \
+			if $$p -c "import sys, ensurepip, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$$v')" >/dev/null 2>&1; then \
+				found=$$p; break; fi; done; \
+		if [ -z "$$found" ]; then \
+			echo "no Python $$v found: not tested"; [ -z "$$CI" ] || exit 1; continue; fi; \
+		echo "Python $$v"; \
+		$(MAKE) --no-print-directory unit PYTHON=$$found VENV=.venv-$$v || exit 1; \
+	done
 
 mutate: $(VENV)/.mutation ## mutation tests of the pure core, about 10 minutes on 2 cores; ARGS="policy"
 	$(BIN)/python scripts/mutate.py $(ARGS)
@@ -84,7 +99,7 @@ servers: ## install the servers that the tests talk to, where that is possible
 	@bash scripts/install_servers.sh
 
 clean: ## remove what make made
-	rm -rf $(VENV) .venv-bench* dist build
+	rm -rf $(VENV) .venv-* dist build
 
 $(VENV)/.made:
 	@"$(PYTHON)" $(USABLE) || { echo "no Python >= 3.11 with venv and pip found; set PYTHON=/path/to/python3" >&2; exit 2; }
