@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -489,7 +489,7 @@ def _configure(world: World) -> Round:
     return round_of_configure
 
 
-@form("setup_telemetry", threads=False)
+@form("setup_telemetry")
 def _setup_telemetry(world: World) -> Round:
     # From the first of them on, the registry of before is no longer asked.
     world.scrapes_list_all = False
@@ -698,6 +698,7 @@ def round_of(world: World, name: str) -> Round:
     return world.rounds[name]
 
 
-def everything(world: World, about: Form) -> list[Round]:
-    """A round of each everyday form, and of that one."""
-    return [round_of(world, name) for name in dict.fromkeys([*EVERYDAY, about.name])]
+def everything(world: World, about: Sequence[Form]) -> list[Round]:
+    """A round of each everyday form, and of those."""
+    names = dict.fromkeys([*EVERYDAY, *(form.name for form in about)])
+    return [round_of(world, name) for name in names]

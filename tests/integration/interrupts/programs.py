@@ -1,4 +1,4 @@
-"""One program: `python -m tests.integration.interrupts.programs HOW FORM OPTIONS`.
+"""One program: `python -m tests.integration.interrupts.programs HOW FORM... OPTIONS`.
 
 It prints what it did as JSON. If it is stuck it ends by itself, and tells where all threads are.
 """
@@ -67,15 +67,19 @@ class Run:
     """How often, and for how long at most."""
 
     def __init__(
-        self, world: World, form: Form, times: int, seconds: float, *, control: bool
+        self, world: World, forms: list[Form], times: int, seconds: float, *, control: bool
     ) -> None:
         self.control = control
         self.world = world
-        self.form = form
+        self.forms = forms
         self.times = times
         self.end = time.monotonic() + seconds
         self.chance = world.chance
-        self.round = round_of(world, form.name)
+        self.rounds = [round_of(world, form.name) for form in forms]
+
+    def round(self) -> None:
+        """One of the forms it is about."""
+        self.chance.choice(self.rounds)()
 
     def goes_on(self, done: int) -> bool:
         if done % STEP == 0:
@@ -100,7 +104,7 @@ def storm(run: Run) -> int:
     """A timer whose handler raises."""
     hits = 0
     fired = False
-    within = run.form.within
+    within = run.forms[0].within
 
     def handler(_number: int, frame: FrameType | None) -> None:
         nonlocal hits, fired
@@ -131,7 +135,7 @@ def storm(run: Run) -> int:
 def handlers(run: Run) -> int:
     """A timer whose handler uses the form, in the middle of everything."""
     world, uses = run.world, 0
-    rounds = everything(world, run.form)
+    rounds = everything(world, run.forms)
 
     def handler(_number: int, frame: FrameType | None) -> None:
         nonlocal uses
@@ -157,7 +161,7 @@ def handlers(run: Run) -> int:
 def finalisers(run: Run) -> int:
     """Objects that go at any moment, and use the form when they do."""
     world, uses = run.world, 0
-    rounds = everything(world, run.form)
+    rounds = everything(world, run.forms)
 
     put_off: list[None] = []
 
@@ -314,7 +318,7 @@ HOW: dict[str, Callable[[Run], int]] = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("how", choices=HOW)
-    parser.add_argument("form", choices=FORMS)
+    parser.add_argument("forms", nargs="+", choices=FORMS)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--times", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
@@ -325,10 +329,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     still_alive()
-    form = FORMS[options.form]
+    forms = [FORMS[name] for name in options.forms]
     with tempfile.TemporaryDirectory() as folder:
         world = World(options.seed, Path(folder))
-        run = Run(world, form, options.times, options.seconds, control=options.control)
+        run = Run(world, forms, options.times, options.seconds, control=options.control)
         times = HOW[options.how](run)
         for _ in range(WARM_UP):
             # What others left unfinished, tasks say, ends here.
@@ -345,7 +349,7 @@ def afterwards(world: World, run: Run, times: int, *, raising: bool) -> None:
     interrupts = times if raising else 0
     world.set_up()
     world.check_all(interrupts, exact=not raising)
-    rounds = everything(world, run.form)
+    rounds = everything(world, run.forms)
 
     def once_more() -> None:
         for work in rounds:
