@@ -9,7 +9,6 @@ import argparse
 import ctypes
 import gc
 import json
-import random
 import signal
 import sys
 import tempfile
@@ -19,18 +18,16 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
 
 import breakerscope as bs
 from tests.integration.interrupts.forms import FORMS, Form, Round, everything, round_of
 from tests.integration.interrupts.world import (
     INTERRUPTS,
-    Cut,
-    Interrupt,
     Reason,
     World,
     in_another_thread,
     is_bad,
+    is_interrupt,
     still_alive,
 )
 
@@ -126,9 +123,9 @@ def storm(run: Run) -> int:
             # Somebody on the way may have taken it for the error of a listener.
             while not fired:
                 work()
-        except INTERRUPTS:
-            pass
-    signal.setitimer(signal.ITIMER_REAL, 0)
+        except BaseException as error:
+            if not is_interrupt(error):
+                raise
     return hits
 
 
@@ -255,8 +252,7 @@ class Worker:
 
     def __init__(self, work: Round) -> None:
         self.work = work
-        self.ready = self.stop = False
-        self.hits = 0
+        self.ready = self.sent = self.stop = False
         self.raised: BaseException | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -264,19 +260,16 @@ class Worker:
     def _run(self) -> None:
         while not self.stop:
             try:
-                self.ready = True
+                self.sent, self.ready = False, True
                 while self.ready and not self.stop:
                     self.work()
-                # It was told to hit, and whoever took the hit did not hand it on.
-                while not self.stop:
+                # It is on its way, or somebody has taken it for an error of his own.
+                while not self.sent and not self.stop:
                     time.sleep(0)
-                    if self.ready:
-                        break
-            except INTERRUPTS:
-                self.hits += 1
             except BaseException as error:
-                self.raised = error
-                return
+                if not is_interrupt(error):
+                    self.raised = error
+                    return
 
     def hit(self, error: type[BaseException]) -> bool:
         """Only once it is inside its `try`, and once at a time."""
@@ -286,6 +279,7 @@ class Worker:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(self.thread.ident), ctypes.py_object(error)
         )
+        self.sent = True
         return True
 
 
@@ -333,23 +327,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(options.seed, Path(folder))
         run = Run(world, forms, options.times, options.seconds, control=options.control)
-        times = HOW[options.how](run)
+        try:
+            times = HOW[options.how](run)
+        finally:
+            # The next one must not hide what went wrong.
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
         for _ in range(WARM_UP):
             # What others left unfinished, tasks say, ends here.
             run.round()
         still_alive()
-        afterwards(world, run, times, raising=options.how in ("storm", "threads"))
+        if options.how in ("storm", "threads"):
+            world.interrupts = times
+        afterwards(run)
         bs.flush(1.0)
     print(json.dumps({"times": times, "calls": sum(len(s.begun) for s in world.services)}))
     sys.stdout.flush()
 
 
-def afterwards(world: World, run: Run, times: int, *, raising: bool) -> None:
+def afterwards(run: Run) -> None:
     """Whatever was hit works as ever, here and in another thread."""
-    interrupts = times if raising else 0
+    world, rounds = run.world, everything(run.world, run.forms)
     world.set_up()
-    world.check_all(interrupts, exact=not raising)
-    rounds = everything(world, run.forms)
+    world.check_all()
 
     def once_more() -> None:
         for work in rounds:
@@ -362,7 +361,7 @@ def afterwards(world: World, run: Run, times: int, *, raising: bool) -> None:
     once_more()
     in_another_thread(once_more)
     world.set_up()
-    world.check_all(interrupts, exact=not raising)
+    world.check_all()
 
 
 if __name__ == "__main__":

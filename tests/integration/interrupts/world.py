@@ -55,6 +55,7 @@ class Cut(BaseException):
 
 
 INTERRUPTS = (Interrupt, Cut)
+PYTHONS_OWN = threading.__file__
 
 
 def still_alive() -> None:
@@ -196,6 +197,21 @@ class Reentrant(CollectorRegistry):
         self._lock = threading.RLock()  # type: ignore[assignment]
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is one of ours. `threading` itself may turn one into an error of its own: a
+    Condition that was interrupted lets go of a lock that it does not have. That passes.
+    """
+    if isinstance(error, INTERRUPTS):
+        return True
+    if error is None or traceback.extract_tb(error.__traceback__)[-1].filename != PYTHONS_OWN:
+        return False
+    while error is not None:
+        error = error.__context__
+        if isinstance(error, INTERRUPTS):
+            return True
+    return False
+
+
 class Failures:
     """What went wrong where nobody could be told."""
 
@@ -229,6 +245,8 @@ class World:
         self.failures = Failures()
         self.multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self.scrapes_list_all = True
+        self.interrupts = 0
+        """How many calls may have been hit so far."""
         self.rounds: dict[str, Callable[[], object]] = {}
         self.set_up()
         self.services = [
@@ -297,15 +315,18 @@ class World:
             assert time.monotonic() < deadline, what
             time.sleep(0.001)
 
-    def check_all(self, interrupts: int, *, exact: bool) -> None:
+    def check_all(self) -> None:
         """Everything works, here and in another thread, and nothing is out of count."""
         gc.collect()
         for service in self.services:
-            check_counts(service, interrupts, exact=exact)
+            check_counts(service, self.interrupts)
+        self._check_all_alive()
+        in_another_thread(self._check_all_alive)
+        self.failures.check()
+
+    def _check_all_alive(self) -> None:
         for service in self.services:
             self.check_alive(service)
-        in_another_thread(lambda: [self.check_alive(service) for service in self.services])
-        self.failures.check()
 
     def check_alive(self, service: Service) -> None:
         """It opens on a dead dependency, refuses, closes on a good one, can be read and scraped."""
@@ -328,19 +349,18 @@ class World:
 
         service.mood = "good"
         self.wait_until(lambda: self._recovers(service), "it does not close on a good dependency")
-        for call in (service.plain, service.or_else):
-            assert call() == "fine"
-        assert drive(service.coroutine()) == "fine"
-        assert list(service.stream(1)) == ["fine", "more"]
+        answers = [service.plain(), service.or_else(), drive(service.coroutine())]
+        answers += list(service.stream(1))
+        assert answers == ["fine", "fine", "fine", "fine", "more"], answers
         with breaker.guard():
             service.work()
         breaker.exchange().end("fine")
         service.begun.append(None)
 
         reading = breaker.read()
-        assert reading.state is breaker.state is State.CLOSED
-        assert reading.in_flight == 0
-        assert reading.calls == breaker.read().calls
+        assert reading.state is breaker.state is State.CLOSED, "it does not stay closed"
+        assert reading.in_flight == 0, f"{reading.in_flight} calls are in flight"
+        assert reading.calls == breaker.read().calls, "a reading changes what it reads"
         self.wait_until(lambda: len(self.heard) >= heard + 3, "a listener of before is deaf")
         assert len(self.heard_inline) >= heard_inline + 3, "an inline listener of before is deaf"
         self.wait_until(lambda: len(late) >= 3, "a new listener is deaf")
@@ -359,28 +379,34 @@ class World:
     def check_series(self, service: Service) -> None:
         """The scrape says what the breaker says."""
         name = service.breaker.name
-        assert bs.flush(PATIENCE), "flush"
-        assert bs.get_breaker(name) in bs.breakers()
+        assert bs.flush(PATIENCE), "it cannot be flushed"
+        assert bs.get_breaker(name) in bs.breakers(), "it is not listed"
         calls, states = dict[str, float](), dict[str, float]()
         for line in self.scrape().splitlines():
             # A parser would take longer than all the rest.
             if sample := SAMPLE.fullmatch(line):
-                metric, labels, value = sample.groups()
-                told = dict(LABEL.findall(labels))
+                metric, labels, value = sample.groups("")
+                told: dict[str, str] = dict(LABEL.findall(labels))
                 if told["breaker"] == name:
                     of = calls if metric.endswith("calls_total") else states
                     of[told.get("outcome", told.get("state", ""))] = float(value)
-        assert calls == {str(k): n for k, n in service.breaker.read().calls.items()}
-        assert [state for state, there in states.items() if there] == ["closed"], states
+        expected = {str(k): n for k, n in service.breaker.read().calls.items()}
+        # What is read by nobody but a file may have missed the call that brings it up to date.
+        slack = self.interrupts if self.multiprocess else 0
+        assert calls.keys() == expected.keys() and all(  # noqa: PT018
+            abs(calls[outcome] - expected[outcome]) <= slack for outcome in calls
+        ), f"{name} says {expected}, its series say {calls}"
+        assert [state for state, there in states.items() if there] == ["closed"], (
+            f"{name} is closed, its series say {states}"
+        )
 
 
-def check_counts(service: Service, interrupts: int, *, exact: bool) -> None:
-    """At most the interrupted calls are missing or in flight; with no exception, none."""
+def check_counts(service: Service, slack: int) -> None:
+    """At most the interrupted calls are missing or in flight; without an exception, none."""
     reading = service.breaker.read()
     calls = dict(reading.calls)
     rejected = calls.pop(Outcome.REJECTED)
     settled, begun = sum(calls.values()), len(service.begun)
-    slack = 0 if exact else interrupts
     told = (
         f"{service.breaker.name}: {begun} calls (and perhaps {len(service.doubtful)}) began"
         f" and {settled} have ended, {reading.in_flight} are in flight;"
