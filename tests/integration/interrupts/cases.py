@@ -109,22 +109,24 @@ class Subject:
 
 class Case(NamedTuple):
     """What is interrupted. `prepare` gives it, after what has to come before; `calls` of the
-    breaker are in it, at most."""
+    breaker are in it, at most. Where it is about `of_all`, the telemetry is set up anew after it.
+    """
 
     prepare: Callable[[Subject], Act]
     calls: int
     kind: str
+    of_all: bool
 
 
 GROUPS: dict[str, dict[str, Case]] = {}
 
 
 def case(
-    group: str, *, calls: int = 0, kind: str = "plain"
+    group: str, *, calls: int = 0, kind: str = "plain", of_all: bool = False
 ) -> Callable[[Callable[[Subject], Act]], Callable[[Subject], Act]]:
     def keep(prepare: Callable[[Subject], Act]) -> Callable[[Subject], Act]:
         name = prepare.__name__.strip("_").replace("_", " ")
-        GROUPS.setdefault(group, {})[name] = Case(prepare, calls, kind)
+        GROUPS.setdefault(group, {})[name] = Case(prepare, calls, kind, of_all)
         return prepare
 
     return keep
@@ -533,7 +535,7 @@ def _configure(subject: Subject) -> Act:
     return lambda: bs.configure({"breakers": {"nobody": {"open_for": 3.0}}})
 
 
-@case("all breakers")
+@case("all breakers", of_all=True)
 def _setup_telemetry(subject: Subject) -> Act:
     def act() -> None:
         with bs.setup_telemetry(registry=CollectorRegistry(), prefix="again"):

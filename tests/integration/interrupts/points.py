@@ -18,12 +18,13 @@ import gc
 import json
 import os
 import queue
+import random
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import count
@@ -34,7 +35,7 @@ from typing import Any
 import breakerscope as bs
 from breakerscope import State
 from tests.integration.interrupts.cases import ENDINGS, GROUPS, PER_KEY, REGISTRY, Case, Subject
-from tests.integration.interrupts.world import INTERRUPTS, Failures, still_alive
+from tests.integration.interrupts.world import INTERRUPTS, Failures, Interrupt, still_alive
 
 PACKAGE = str(Path(bs.__file__).parent)
 SOON = float(os.environ.get("BREAKERSCOPE_INTERRUPTS_SOON", "3"))
@@ -221,11 +222,18 @@ def listed(subject: Subject) -> None:
     assert states.get("closed") == 1.0, f"the scrape does not say that it is closed: {states}"
 
 
+NUMBERS = count()
+
+
 class Trials:
     """All points of all cases of a group, one after the other."""
 
-    def __init__(self, mode: str, folder: Path, failures: Failures) -> None:
+    def __init__(
+        self, mode: str, folder: Path, failures: Failures, *, seed: int = 0, most: int = 0
+    ) -> None:
         self.inject = MODES[mode]
+        self.chance = random.Random(seed)
+        self.most = most
         self.folder = folder
         self.failures = failures
         self.watchdog = Watchdog()
@@ -235,24 +243,38 @@ class Trials:
     def all_of(self, group: str) -> None:
         """Until all is done, or stuck: then what is shared may be lost, and all else with it."""
         for name, case in GROUPS[group].items():
-            for error in INTERRUPTS:
-                before = len(self.wrong)
-                for at in count(1):
-                    injection = Injection(at, error)
-                    try:
-                        more = self.one(name, case, injection)
-                    except TimeoutError as stuck:
-                        faulthandler.dump_traceback(all_threads=True)
-                        self.wrong.append(f"{name}, {error.__name__} at {injection.where}: {stuck}")
-                        return
-                    if not more or len(self.wrong) >= before + MOST_WRONG:
-                        break
+            before = len(self.wrong)
+            for injection in self.injections(name, case):
+                try:
+                    self.one(name, case, injection)
+                except TimeoutError as stuck:
+                    faulthandler.dump_traceback(all_threads=True)
+                    self.note(name, injection, stuck)
+                    return
+                if len(self.wrong) >= before + MOST_WRONG:
+                    break
 
-    def one(self, name: str, case: Case, injection: Injection) -> bool:
-        """One trial. False if it has no such point."""
+    def injections(self, name: str, case: Case) -> Iterator[Injection]:
+        """All points, with each kind of error; or at most so many, spread over all."""
+        dry = Injection(sys.maxsize, Interrupt)
+        self.one(name, case, dry)
+        points = sys.maxsize - dry.left
+        every = [(at, error) for at in range(1, points + 1) for error in INTERRUPTS]
+        if self.most and len(every) > self.most:
+            step = len(every) / self.most
+            start = self.chance.random() * step
+            every = [every[int(start + step * number)] for number in range(self.most)]
+        for at, error in every:
+            yield Injection(at, error)
+
+    def note(self, name: str, injection: Injection, problem: Exception) -> None:
+        told = f"{type(problem).__name__}: {problem}"
+        self.wrong.append(f"{name}, {injection.error.__name__} at {injection.where}: {told}")
+
+    def one(self, name: str, case: Case, injection: Injection) -> None:
+        """One trial."""
         still_alive()
-        error = injection.error.__name__
-        subject = Subject(f"{name} {error} {injection.left}", case.kind, self.folder)
+        subject = Subject(f"{name} {next(NUMBERS)}", case.kind, self.folder)
         act = case.prepare(subject)
         with suppress(*INTERRUPTS, *ENDINGS):
             self.inject(injection, act)
@@ -260,41 +282,42 @@ class Trials:
         subject.mood = "good"
         if injection.fired:
             self.points[name] += 1
-            # It may have been left half open, or half closed.
-            bs.setup_telemetry(registry=REGISTRY, logs=False)
+            if case.of_all:
+                # The telemetry may have been left half set up.
+                bs.setup_telemetry(registry=REGISTRY, logs=False)
             try:
                 check(subject, case.calls, self.watchdog)
                 self.failures.check()
             except TimeoutError:
                 raise
             except Exception as problem:
-                told = f"{type(problem).__name__}: {problem}"
-                self.wrong.append(f"{name}, {error} at {injection.where}: {told}")
+                self.note(name, injection, problem)
                 self.failures.texts.clear()
         for each in ("", " again", " gone"):
             bs.remove_breaker(subject.name + each)
-        return injection.fired
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=MODES)
     parser.add_argument("group", choices=GROUPS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most", type=int, default=0, help="trials of a case; 0: all there are")
     options = parser.parse_args()
     still_alive()
     failures = Failures()
     bs.setup_telemetry(registry=REGISTRY, logs=False)
     with tempfile.TemporaryDirectory() as folder:
-        for prepare, _, kind in GROUPS[options.group].values():
+        for case in GROUPS[options.group].values():
             # All is imported once, by a trial without an interrupt.
-            subject = Subject(f"warm {prepare.__name__}", kind, Path(folder))
+            subject = Subject(f"warm {case.prepare.__name__}", case.kind, Path(folder))
             with suppress(*ENDINGS):
-                prepare(subject)()
+                case.prepare(subject)()
             bs.remove_breaker(subject.name)
         bs.setup_telemetry(registry=REGISTRY, logs=False)
         gc.collect()
         gc.freeze()
-        trials = Trials(options.mode, Path(folder), failures)
+        trials = Trials(options.mode, Path(folder), failures, seed=options.seed, most=options.most)
         trials.all_of(options.group)
     points, wrong = trials.points, trials.wrong
     for text in wrong:
