@@ -92,8 +92,8 @@ class Exchange:
         leave_probe(permit)
 
     def _take(self) -> AnyPermit | None:
-        """Who takes the permit out settles the call: `list.pop` is atomic. None if it is settled, or
-        if an interrupt kept it from being begun.
+        """Who takes the permit out settles the call: `list.pop` is atomic. None if somebody has, or
+        if an interrupt kept the call from being begun.
         """
         try:
             return self._open.pop()

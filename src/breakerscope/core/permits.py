@@ -95,12 +95,7 @@ class Tokens:
         """Take back what is left, one by one: each was taken by a call, or by this."""
         left = self._left
         while left:
-            try:
-                left.pop()
-            except IndexError:
-                # A call took the last one between the question and the answer.
-                break
-            self._laid_out -= 1
+            self._laid_out, left[-1:] = self._laid_out - 1, ()
 
 
 class Journal:
