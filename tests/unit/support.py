@@ -229,10 +229,11 @@ def interrupted(act: Callable[[], object], place: int) -> bool:
     def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
         if frame.f_globals["__name__"] not in _PURE:
             return None
-        frame.f_trace_opcodes = True
-        after_call = event == "opcode" and frame.f_lasti in _after_calls(frame.f_code)
-        if (event == "line" or after_call) and next(places) == place:
-            raise Interrupt
+        if event == "call":
+            frame.f_trace_opcodes = True
+        elif event == "line" or (event == "opcode" and frame.f_lasti in _after_calls(frame.f_code)):
+            if next(places) == place:
+                raise Interrupt
         return trace
 
     outer = sys.gettrace()

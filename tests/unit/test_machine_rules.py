@@ -264,9 +264,18 @@ def test_an_empty_time_window_moves_on_too() -> None:
 def test_time_that_runs_backwards_changes_nothing() -> None:
     window = timed(now=5.0)
     window.add(failed=True, slow=False)
-    window.advance(-100.0)
-    assert held(window) == (1, 1, 0, [EMPTY] * 9 + [[1, 1, 0]])
+    for earlier in (-100.0, 2.0, 4.9, 5.0):
+        window.advance(earlier)
+        assert held(window) == (1, 1, 0, [EMPTY] * 9 + [[1, 1, 0]])
     assert window.bucket(5.9) == 5
+    # An empty one does not go back either.
+    window.clear()
+    window.advance(2.0)
+    window.add(failed=True, slow=False)
+    window.advance(14.9)
+    assert window.calls == 1
+    window.advance(15.0)
+    assert window.calls == 0
 
 
 def test_the_width_of_a_bucket_is_a_tenth() -> None:
@@ -295,7 +304,14 @@ def test_a_time_window_cleared_and_loaded() -> None:
     assert (other.calls, other.failures, other.slow_calls) == (1, 0, 1)
     other.clear()
     assert held(other) == (0, 0, 0, [EMPTY] * 10)
-    other.advance(790.0)
+    # It knows the time still.
+    other.add(failed=False, slow=True)
+    other.advance(794.9)
+    assert (other.calls, other.failures, other.slow_calls) == (1, 0, 1)
+    other.advance(795.0)
+    assert held(other) == (0, 0, 0, [EMPTY] * 10)
+    other.add(failed=True, slow=True)
+    other.load([])
     assert held(other) == (0, 0, 0, [EMPTY] * 10)
 
 
@@ -441,6 +457,13 @@ def test_figures_are_those_of_the_moment() -> None:
     assert machine.figures(120.0) == figures()
 
 
+def test_the_window_knows_the_time_from_the_beginning() -> None:
+    machine = machine_with(window=timedelta(seconds=10), now=103.5)
+    settle(machine, FAILURE, 103.5)
+    assert machine.figures(112.9) == figures(1, 1, 0, in_a_row=1)
+    assert machine.figures(113.0) == figures(in_a_row=1)
+
+
 def test_values_are_frozen() -> None:
     change = settle(machine_with(consecutive_failures=1), FAILURE, 0.0)
     assert change is not None
@@ -485,6 +508,7 @@ def test_the_wait_counts_down_to_the_first_probe() -> None:
     permit, retry_after, change = machine.admit(110.0)
     assert permit is not None
     assert (permit.generation, permit.state, permit.lease_ends) == (2, HALF_OPEN, 170.0)
+    assert (permit.is_probe, permit.nested, permit.shared) == (True, False, machine.permit)
     assert retry_after is None
     assert change == Transition(
         old=OPEN, new=HALF_OPEN, cause=Cause.WAIT_ELAPSED, figures=figures(1, 1, in_a_row=1)
@@ -595,7 +619,7 @@ def test_a_hint_below_a_second_is_heard() -> None:
 
 def test_a_call_is_quick_and_gives_no_hint_unless_it_says_so() -> None:
     machine = machine_with(consecutive_failures=1, open_for=0.1)
-    machine.settle(machine.permit, FAILURE, now=0.0)
+    assert machine.real.settle(machine.permit, FAILURE, now=0.0) is False
     assert machine.wait == 0.1
     assert machine.figures(0.0) == figures(1, 1, 0, in_a_row=1)
 
@@ -1039,6 +1063,8 @@ def test_what_settled_without_the_lock_is_judged_in_runs() -> None:
     timed = machine_with(window=timedelta(seconds=10)).real
     assert timed.runs_of([(4.1, 0.1), (4.9, 0.1)], False) == [(2, False, 4.1)]
     assert timed.runs_of([(4.9, 0.1), (5.0, 0.1)], False) == [(1, False, 4.9), (1, False, 5.0)]
+    # How long they took has no say.
+    assert timed.runs_of([(4.9, 5.5), (5.0, 4.6)], False) == [(1, False, 4.9), (1, False, 5.0)]
     assert timed.runs_of([(4.1, 0.1), (4.2, 0.1, True), (4.3, 0.1)], True) == [
         (1, False, 4.1),
         (1, True, 4.2),
@@ -1234,6 +1260,17 @@ def test_whatever_happens_moves_the_time_on(act: Act) -> None:
     assert machine.window.calls == 1
     machine.window.advance(60.0)
     assert machine.window.calls == 0
+
+
+def test_a_state_from_elsewhere_moves_the_time_on() -> None:
+    machine = machine_with().real
+    machine.adopt(OPEN, 7.0, 50.0)
+    assert machine.now == 50.0
+    assert machine.transition == Transition(
+        old=CLOSED, new=OPEN, cause=Cause.ADOPT, figures=figures(), open_for=7.0
+    )
+    machine.adopt(OPEN, 9.0, 60.0)
+    assert (machine.now, machine.transition.open_for, machine.generation) == (60.0, 7.0, 1)
 
 
 def test_the_end_of_an_isolation_moves_the_time_on() -> None:

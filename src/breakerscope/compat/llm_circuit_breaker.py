@@ -439,10 +439,18 @@ class _Breakers(MutableMapping[str, LLMCircuitBreaker]):
             if breaker is None:
                 self._made.pop(name, None)
                 raise KeyError(name)
-            made = self._made.get(name)
-            if made is None or made.breaker is not breaker:
-                made = self._made[name] = LLMCircuitBreaker.around(breaker)
-            return made
+            return self._around(breaker)
+
+    def _around(self, breaker: CircuitBreaker) -> LLMCircuitBreaker:
+        made = self._made.get(breaker.name)
+        if made is None or made.breaker is not breaker:
+            made = self._made[breaker.name] = LLMCircuitBreaker.around(breaker)
+        return made
+
+    def present(self) -> list[LLMCircuitBreaker]:
+        """All of them at this moment, whoever removes one meanwhile."""
+        with self._lock:
+            return [self._around(breaker) for breaker in default_registry]
 
     def __setitem__(self, name: str, breaker: LLMCircuitBreaker) -> None:
         replaced("_circuit_breakers")
@@ -476,9 +484,12 @@ class _Breakers(MutableMapping[str, LLMCircuitBreaker]):
     def get_or_make(self, name: str, make: Callable[[], LLMCircuitBreaker]) -> LLMCircuitBreaker:
         """The one with this name; if there is none, it is made."""
         with self._lock:
-            if name not in self:
-                self.put(name, make())
-            return self[name]
+            breaker = default_registry.get(name)
+            if breaker is not None:
+                return self._around(breaker)
+            made = make()
+            self.put(name, made)
+            return made
 
 
 _circuit_breakers = _Breakers()
@@ -505,7 +516,7 @@ def get_circuit_breaker(
 def reset_all_circuit_breakers() -> int:
     """Reset all breakers. Returns how many there are."""
     replaced("reset_all_circuit_breakers")
-    found = list(_circuit_breakers.values())
+    found = _circuit_breakers.present()
     for each in found:
         each.reset()
     return len(found)
@@ -514,4 +525,4 @@ def reset_all_circuit_breakers() -> int:
 def get_all_circuit_breaker_stats() -> dict[str, dict[str, Any]]:
     """`get_stats` of all breakers, by name."""
     replaced("get_all_circuit_breaker_stats")
-    return {name: each.get_stats() for name, each in _circuit_breakers.items()}
+    return {each.name: each.get_stats() for each in _circuit_breakers.present()}
