@@ -5,7 +5,7 @@ Everything public is here; the modules behind it may move.
 
 from typing import TYPE_CHECKING, Any
 
-from breakerscope.breaker import BreakerNameError, CircuitBreaker
+from breakerscope.breaker import CircuitBreaker
 from breakerscope.config import ConfigError
 from breakerscope.core.classification import Classifier, ClassifierError
 from breakerscope.core.clock import Clock
@@ -37,6 +37,7 @@ from breakerscope.instrument import (
     subscribe,
     to_jsonl,
 )
+from breakerscope.names import BreakerNameError
 from breakerscope.per_key import BreakersPer, LimitError
 from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after

@@ -16,15 +16,12 @@ from breakerscope.core.policy import Policy
 from breakerscope.core.reading import Reading
 from breakerscope.event_bus import Hub, SubscribeOptions, Subscription, default_hub
 from breakerscope.fallback import Fallback
+from breakerscope.names import checked_name
 from breakerscope.snapshots import checked, to_snapshot
 
 P = ParamSpec("P")
 R = TypeVar("R")
 NO_LABELS: Mapping[str, str] = {}
-
-
-class BreakerNameError(ValueError):
-    """A breaker name cannot be. The message says what is allowed."""
 
 
 class Parts(TypedDict, total=False):
@@ -67,15 +64,14 @@ class CircuitBreaker(Executor):
     `@breaker` protects a function of any kind, `breaker.call(fn, ...)` one call,
     `with breaker.guard():` a block. A refused call raises CircuitBreakerOpenError.
 
-    Raises BreakerNameError for an empty name, BucketsError for impossible buckets. `clock` and
+    Raises BreakerNameError or BucketsError for what cannot be. `clock` and
     `random` are for tests: seconds, and a number from 0 to 1 for the jitter.
     """
 
     __slots__ = ("__weakref__", "_hub", "labels")
 
     def __init__(self, name: str, policy: Policy | None = None, **parts: Unpack[Parts]) -> None:
-        if not isinstance(name, str) or not name.strip():
-            raise BreakerNameError(f"name={name!r}: allowed is text that is not empty")
+        checked_name(name)
         clock = parts.get("clock", SYSTEM_CLOCK)
         hub = parts.get("hub", default_hub)
         controller = Controller(

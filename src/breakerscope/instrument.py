@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from breakerscope.breaker import BreakerNameError, CircuitBreaker
+from breakerscope.breaker import CircuitBreaker
 from breakerscope.config import from_environment, from_mapping, read_toml
 from breakerscope.core.classification import (
     EVERY_EXCEPTION_FAILS,
@@ -27,6 +27,7 @@ from breakerscope.event_bus import (
     Subscription,
     default_hub,
 )
+from breakerscope.names import checked_name
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
 from breakerscope.registry import default_registry
 from breakerscope.setup import check_labels, set_up_once
@@ -89,10 +90,10 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     Unless `setup_telemetry` was called before, this calls it with its defaults. Thread-safe.
     """
     set_up_once()
-    if not isinstance(name, str):
-        raise BreakerNameError(f"name={name!r}: allowed is text that is not empty")
-    if not options and (existing := default_registry.get(name)) is not None:
+    known = isinstance(name, str) and not options
+    if known and (existing := default_registry.get(name)) is not None:
         return existing
+    checked_name(name)
     from_outside = _configured.get(name, {}) | from_environment(name, os.environ)
     return default_registry.add(_build(name, {**options, **from_outside}))
 
@@ -120,9 +121,10 @@ def breakers_per(
 
     `per_host = breakers_per("search"); per_host("api.example.com")` is the breaker named
     "search:api.example.com". When there are more keys than `limit`, the one that was not asked for
-    longest is forgotten, with its series. Raises LimitError, and what `instrumented_breaker` does.
+    longest is forgotten, with its series. A key may be any text, also from outside: what cannot be
+    in a name is escaped, see `BreakersPer`. Raises LimitError and what `instrumented_breaker` does.
     """
-    _build(prefix, dict(options))
+    _build(checked_name(prefix, "prefix"), dict(options))
     return BreakersPer(
         prefix, lambda name: instrumented_breaker(name, **options), default_registry, limit
     )

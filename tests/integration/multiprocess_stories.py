@@ -286,6 +286,29 @@ def no_room() -> Any:
     return {"before": before, "errors": errors > 0, "after": calls()["success"]}
 
 
+def hostile_text() -> Any:
+    """What one process writes, all the others have to read until the files are deleted."""
+
+    class Renamed(bs.CircuitBreaker):
+        @property
+        def name(self) -> str:
+            return "\udc80"
+
+    bs.setup_telemetry(registry=CollectorRegistry(), logs=False, labels={"team": "a"})
+    default_registry.add(Renamed("first"))
+    default_registry.add(bs.CircuitBreaker("second", labels={"team": "\ud800"}))
+    bs.subscribe(lambda event: None, name="\udc80\n")
+    bs.breakers_per("host")("\udc80\n").call(lambda: None)
+    bs.flush()
+    labels = {"team": "a"}
+    errors = merged(catalogue.LISTENER_ERRORS.name, **labels)
+    return {
+        "calls": merged(catalogue.CALLS.name, outcome="success", **labels),
+        "listeners": sorted(merged(catalogue.EVENTS_DROPPED.name, **labels)),
+        "counted": errors["metrics"] >= 2,
+    }
+
+
 def forks_during_pushes() -> Any:
     """A child never inherits a lock that a push holds: here, a push is going on all the time."""
     for number in range(20):
@@ -321,6 +344,7 @@ STORIES = {
         clash,
         no_folder,
         no_room,
+        hostile_text,
         forks_during_pushes,
     )
 }

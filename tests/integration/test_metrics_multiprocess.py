@@ -123,5 +123,12 @@ def test_a_write_that_fails_is_made_up_for(tmp_path: Path) -> None:
     assert tell("no_room", tmp_path) == {"before": 2, "errors": True, "after": 5}
 
 
+def test_hostile_text_takes_no_scrape_from_anybody(tmp_path: Path) -> None:
+    told = tell("hostile_text", tmp_path)
+    assert told["calls"] == {r"host:\udc80\n": 1}
+    assert told["listeners"] == [r"\udc80\n", "opentelemetry"]
+    assert told["counted"]
+
+
 def test_a_fork_in_the_middle_of_a_push(tmp_path: Path) -> None:
     assert tell("forks_during_pushes", tmp_path) == 20

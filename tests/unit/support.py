@@ -25,6 +25,9 @@ from breakerscope.core.windows import CountWindow, Window
 from breakerscope.event_bus import Hub
 from breakerscope.testing import FakeClock
 
+BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Unicode's Bidi_Control: what shows a line in another order than it has."""
+
 
 class Boom(Exception):
     """What a failing dependency raises."""

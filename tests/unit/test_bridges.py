@@ -36,7 +36,7 @@ from breakerscope import (
     bridges,
     catalogue,
 )
-from breakerscope.breaker import BreakerNameError, CircuitBreaker
+from breakerscope.breaker import CircuitBreaker
 from breakerscope.bridges import BridgeError
 from breakerscope.bridges.foreign import ForeignBreaker
 from breakerscope.bridges.libraries import (
@@ -50,6 +50,7 @@ from breakerscope.bridges.libraries import (
 from breakerscope.catalogue import LogEvent, Metric, SpanEventName
 from breakerscope.core.reading import Reading
 from breakerscope.event_bus import Hub
+from breakerscope.names import BreakerNameError
 from breakerscope.registry import ContradictionError, Registry
 from breakerscope.telemetry import logs, otel_metrics, traces
 from breakerscope.telemetry.errors import MissingExtraError

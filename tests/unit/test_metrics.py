@@ -32,7 +32,7 @@ from breakerscope.registry import default_registry
 from breakerscope.telemetry.metrics import DuplicateMetricError
 from breakerscope.telemetry.settings import MAX_BREAKERS
 from tests.servers.process import binary
-from tests.unit.support import fail_times, succeed
+from tests.unit.support import BIDI_CONTROLS, fail_times, succeed
 
 pytestmark = pytest.mark.usefixtures("fresh_breakers")
 NAME = "payment_api"
@@ -184,10 +184,9 @@ def test_before_or_after_the_set_up_is_the_same() -> None:
 
 # -- names ----------------------------------------------------------------------------------------
 
-HOSTILE = [
+TRICKY = [
     'quo"te',
     "back\\slash",
-    "new\nline",
     "dot.ted",
     "🔌",
     "{a='b'}",
@@ -195,36 +194,40 @@ HOSTILE = [
     "\\n",
     " x ",
     "é",
+    "\u00a0nbsp",
+    "👩\u200d💻",
 ]
+IN_NAMES = st.characters(
+    exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters=BIDI_CONTROLS
+)
 
 
 @pytest.mark.parametrize("escaping", ["underscores", "allow-utf-8"])
 def test_names_survive_both_formats(registry: CollectorRegistry, escaping: str) -> None:
-    for name in HOSTILE:
+    for name in TRICKY:
         bs.instrumented_breaker(name)
     old = prometheus_client.generate_latest(registry, escaping).decode()
     new = openmetrics_text(registry, escaping).decode()
     for families in (parse_text(old), parse_openmetrics(new)):
         names = {s.labels.get("breaker") for family in families for s in family.samples}
-        assert names - {None} == set(HOSTILE)
+        assert names - {None} == set(TRICKY)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
-@given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
+@given(name=st.text(IN_NAMES, min_size=1).filter(str.strip))
 def test_any_name_survives(registry: CollectorRegistry, name: str) -> None:
     bs.instrumented_breaker(name)
     try:
         (family,) = [f for f in registry.collect() if f.name == "circuit_breaker_info"]
         assert [s.labels["breaker"] for s in family.samples] == [name]
-        if "\r" not in name:  # prometheus_client's own reader ends a line there, Prometheus not
-            assert {dict(labels).get("breaker") for _, labels in scrape(registry)} >= {name}
+        assert {dict(labels).get("breaker") for _, labels in scrape(registry)} >= {name}
     finally:
         bs.remove_breaker(name)
 
 
 @pytest.mark.server
 def test_promtool_accepts_the_text(registry: CollectorRegistry) -> None:
-    for name in HOSTILE:
+    for name in TRICKY:
         bs.instrumented_breaker(name).call(succeed)
     checked = subprocess.run(
         [binary("promtool"), "check", "metrics"],

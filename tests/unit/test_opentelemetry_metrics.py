@@ -179,7 +179,7 @@ def samples(family: Family) -> Samples:
 
 def all_outcomes(clock: FakeClock) -> None:
     """A run in which a breaker of its own clock sees each outcome, two breakers, odd names."""
-    hostile = 'quo"te back\\slash new\nline dot.ted 🔌'
+    hostile = 'quo"te back\\slash \\n dot.ted 🔌'
     for name, buckets in ((NAME, (0.5, 1, 60)), (hostile, (0.001, 2.5))):
         breaker = bs.CircuitBreaker(
             name,

@@ -114,7 +114,7 @@ def test_metrics_of_an_outage(registry: CollectorRegistry) -> None:
 def test_the_exposition_is_valid_openmetrics_with_the_names_of_the_catalogue(
     registry: CollectorRegistry,
 ) -> None:
-    hostile = 'quo"te back\\slash new\nline dot.ted 🔌'
+    hostile = 'quo"te back\\slash \\n dot.ted 🔌'
     bs.instrumented_breaker(hostile).call(succeed)
     families = {
         family.name: family

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self, TypedDict
 from weakref import ref
 
-from breakerscope.breaker import BreakerNameError
 from breakerscope.bridges.foreign import ForeignBreaker, Look
 from breakerscope.bridges.libraries import BridgeError, Library
 from breakerscope.core.counters import DEFAULT_BUCKETS, checked_buckets
 from breakerscope.core.events import State
 from breakerscope.event_bus import Hub, default_hub
+from breakerscope.names import checked_name
 from breakerscope.registry import Registry, default_registry
 from breakerscope.setup import check_labels, set_up_once
 from breakerscope.telemetry.settings import checked_labels
@@ -61,8 +61,7 @@ class Shop:
         that alive. Raises BreakerNameError, LabelError or, if the name is
         taken, ContradictionError.
         """
-        if not isinstance(name, str) or not name.strip():
-            raise BreakerNameError(f"name={name!r}: allowed is text that is not empty")
+        checked_name(name)
         check_labels(name, self._labels)
         foreign = ForeignBreaker(
             name,

@@ -23,6 +23,7 @@ from breakerscope.bridges.foreign import Blocks, Call, ForeignBreaker, Look, cur
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import PURGATORY
 from breakerscope.core.events import State
+from breakerscope.names import checked_name, escaped
 
 _STATES = {"closed": State.CLOSED, "opened": State.OPEN, "half-opened": State.HALF_OPEN}
 
@@ -31,9 +32,12 @@ def attach(factory: Any, /, name: str = "", **options: Unpack[BridgeOptions]) ->
     """Show all circuits of a purgatory factory, sync or async, from now on.
 
     A circuit has its own name; `name`, if given, comes before it with a colon: "shop:payments".
-    Everything else is as in `bridges.pybreaker.attach`.
+    What cannot be in the name of a breaker is escaped in that of a circuit, as in a key of
+    `breakers_per`. Everything else is as in `bridges.pybreaker.attach`.
     """
     library = PURGATORY.require()
+    if name:
+        checked_name(name)
     kinds = (library.AsyncCircuitBreakerFactory, library.SyncCircuitBreakerFactory)
     PURGATORY.check(factory, kinds, "get_breaker")
     with lock:
@@ -80,7 +84,7 @@ class _Hook:
             with lock:
                 if circuit not in self._circuits:
                     prefix, last = self.handle.name, _Last(context)
-                    name = f"{prefix}:{circuit}" if prefix else circuit
+                    name = f"{prefix}:{escaped(circuit)}" if prefix else escaped(circuit)
                     foreign = self._shop.show(self, name, _STATES[context.state], last)
                     self._circuits[circuit] = foreign, last
         return self._circuits[circuit]

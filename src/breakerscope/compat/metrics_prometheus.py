@@ -18,6 +18,7 @@ from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any
 
 from breakerscope.compat._replaced import replaced
+from breakerscope.names import encodable
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -74,8 +75,9 @@ class _Component:
 class PrometheusMetricsCollector:
     """Counts what it is told, by component. Thread-safe.
 
-    Statistics of latencies are about the last `max_latency_samples`. Above 1,000 components,
-    further ones are counted as `_OTHER`. Raises ValueError, which names the argument.
+    A component may have any name: what UTF-8 cannot hold is escaped. Statistics of latencies are
+    about the last `max_latency_samples`. Above 1,000 components, further ones are counted as
+    `_OTHER`. Raises ValueError, which names the argument.
     """
 
     def __init__(self, max_latency_samples: int = 1000) -> None:
@@ -191,7 +193,7 @@ class PrometheusMetricsCollector:
     def reset_component(self, component: str) -> None:
         """Forget one component."""
         with self._lock:
-            self._components.pop(component, None)
+            self._components.pop(encodable(component), None)
 
     def reset_all(self) -> None:
         """Forget everything."""
@@ -265,6 +267,7 @@ class PrometheusMetricsCollector:
     def _component(self, name: str) -> _Component:
         if not isinstance(name, str) or not name:
             raise ValueError(f"component={name!r}: allowed is text that is not empty")
+        name = encodable(name)
         found = self._components.get(name)
         if found is None:
             if len(self._components) >= MAX_COMPONENTS:
@@ -273,7 +276,7 @@ class PrometheusMetricsCollector:
         return found
 
     def _known(self, name: str) -> _Component:
-        return self._components.get(name) or _Component(self._samples)
+        return self._components.get(encodable(name)) or _Component(self._samples)
 
 
 def _cumulated(counts: Sequence[int]) -> Iterator[tuple[str, float]]:

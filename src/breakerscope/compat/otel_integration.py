@@ -15,6 +15,7 @@ from opentelemetry.util.types import AttributeValue
 
 from breakerscope.compat._replaced import replaced
 from breakerscope.event_bus import default_hub
+from breakerscope.names import encodable
 from breakerscope.telemetry.errors import MissingExtraError
 
 __all__ = ["EventType", "OTelTracer", "SpanStatus", "get_otel_tracer", "setup_otel_tracer"]
@@ -75,7 +76,7 @@ class OTelTracer:
     ) -> Span:
         """A span to be ended with `end_span`. Its parent is the given span, or the current one."""
         context = None if parent_span_id is None else trace.set_span_in_context(parent_span_id)
-        return self._tracer.start_span(name, context, attributes=attributes)
+        return self._tracer.start_span(encodable(name), context, attributes=attributes)
 
     def end_span(self, span: Span, status: SpanStatus = SpanStatus.OK) -> None:
         """End a span. An error that was recorded is not overwritten."""
@@ -91,7 +92,7 @@ class OTelTracer:
         as an error, unless `record_error` was called for this span already.
         """
         with self._tracer.start_as_current_span(
-            name,
+            encodable(name),
             attributes=attributes,
             record_exception=False,
             set_status_on_exception=False,
@@ -114,7 +115,7 @@ class OTelTracer:
     ) -> None:
         """Add an event to a span."""
         name = event_type.value if isinstance(event_type, EventType) else event_type
-        span.add_event(name, attributes)
+        span.add_event(encodable(name), attributes)
 
     def record_error(
         self,
@@ -127,9 +128,10 @@ class OTelTracer:
         it should hold no secret.
         """
         self._failed.add(span)
-        own = {ERROR_TYPE: error_type or UNKNOWN_ERROR, ERROR_MESSAGE: error_message}
+        kind = encodable(error_type or UNKNOWN_ERROR)
+        own = {ERROR_TYPE: kind, ERROR_MESSAGE: encodable(error_message)}
         span.add_event(EventType.ERROR.value, {**own, **(attributes or {})})
-        span.set_status(Status(StatusCode.ERROR, error_type or UNKNOWN_ERROR))
+        span.set_status(Status(StatusCode.ERROR, kind))
 
     def set_span_attribute(self, span: Span, key: str, value: AttributeValue) -> None:
         """Set one attribute of a span."""

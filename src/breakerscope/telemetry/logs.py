@@ -10,7 +10,9 @@ lines can be sampled: of each kind and breaker the first one is written, then ev
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, TypeVar
@@ -29,6 +31,7 @@ from breakerscope.core.events import (
 from breakerscope.core.permits import Check
 from breakerscope.core.reading import Source
 from breakerscope.event_bus import Hub, Subscription
+from breakerscope.names import readable
 from breakerscope.telemetry.log_settings import OFF, LogLevel, LogSettings
 from breakerscope.telemetry.otel_context import trace_ids
 
@@ -179,7 +182,7 @@ class _Writer:
 
         if level == OFF:
             return
-        told = {key.value: value for key, value in keys.items() if value is not None}
+        told = {key.value: readable(value) for key, value in keys.items() if value is not None}
         told |= self._trace_ids() or {}
         if structlog.is_configured():
             getattr(self._structlog_logger, level)(name.value, **told)
@@ -250,6 +253,16 @@ _standard_logger = logging.getLogger("breakerscope")
 def _standard_log(level: int, name: str, keys: dict[str, Any]) -> None:
     """The same facts for `logging`: readable as text, and each one an attribute of the record."""
     if _standard_logger.isEnabledFor(level):
-        text = " ".join(f"{key}={value}" for key, value in keys.items())
+        text = " ".join(f"{key}={_quoted(value)}" for key, value in keys.items())
         extra = {f"breakerscope_{key}": value for key, value in keys.items()}
         _standard_logger.log(level, "%s %s", name, text, extra=extra)
+
+
+_BARE = re.compile(r'[^\s"=]+')
+
+
+def _quoted(value: object) -> object:
+    """In quotes where it could be taken for more than one value, as logfmt does."""
+    if isinstance(value, str) and not _BARE.fullmatch(value):
+        return json.dumps(value, ensure_ascii=False)
+    return value

@@ -19,11 +19,12 @@ from breakerscope import catalogue
 from breakerscope.catalogue import Metric
 from breakerscope.core.reading import Reading, Source
 from breakerscope.event_bus import OTHER, Hub
+from breakerscope.names import escaped
 from breakerscope.registry import Registry
 from breakerscope.telemetry import multiprocess
 from breakerscope.telemetry.series import PARTS, Column, Layout, exemplars_of, shape_of
 from breakerscope.telemetry.settings import MetricsSettings
-from breakerscope.telemetry.totals import Place, Totals, labels_of
+from breakerscope.telemetry.totals import COUNTED_AS, Place, Totals, count_errors, labels_of
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -114,7 +115,9 @@ class BreakerCollector:
         return [self._family(metric) for metric in catalogue.METRICS]
 
     def collect(self) -> Iterable[Family]:
-        """All series of all breakers, each read once."""
+        """All series of all breakers, each read once. A breaker that cannot be shown costs its own
+        series, and is counted.
+        """
         return self.families().values()
 
     def families(self) -> dict[Metric, Family]:
@@ -122,13 +125,19 @@ class BreakerCollector:
         from prometheus_client.samples import Sample
 
         families = {part.metric: self._family(part.metric) for part in PARTS}
-        for breaker in self._divide():
-            samples_by_part = self._samples(breaker)
+        own, of_others = self._divide()
+        for breaker in own:
+            try:
+                samples_by_part = self._samples(breaker)
+            except Exception as error:
+                self._hub.count_error(COUNTED_AS, error)
+                continue
             for family, samples in zip(families.values(), samples_by_part, strict=True):
                 family.samples += samples
         for cell in self._others:
             place = cell.place
             families[place.metric].samples.append(Sample(place.name, place.labels, cell.value))
+        count_errors(self._hub, of_others)
         for metric, counts in (
             (catalogue.EVENTS_DROPPED, self._hub.dropped()),
             (catalogue.LISTENER_ERRORS, self._hub.errors()),
@@ -137,15 +146,16 @@ class BreakerCollector:
             family.samples = [
                 Sample(
                     family.name + "_total",
-                    {**self._settings.labels, catalogue.LISTENER.name: listener},
+                    {**self._settings.labels, catalogue.LISTENER.name: escaped(listener)},
                     count,
                 )
                 for listener, count in counts.items()
             ]
         return families
 
-    def _divide(self) -> list[Source]:
-        """The breakers with series of their own. The others are added to their sum.
+    def _divide(self) -> tuple[list[Source], list[Exception]]:
+        """The breakers with series of their own. The others are added to their sum; what went wrong
+        there comes second.
 
         A breaker never moves from one side to the other: a counter that falls looks like a restart.
         """
@@ -162,8 +172,7 @@ class BreakerCollector:
                     self._shown[breaker] = ((), [])
                     room -= 1
                 (own if breaker in self._shown else others).append(breaker)
-            self._others.update(others)
-        return own
+            return own, self._others.update(others)
 
     def _samples(self, breaker: Source) -> list[list[Sample]]:
         """All samples of a breaker, by part; those that say what they said before are the same."""

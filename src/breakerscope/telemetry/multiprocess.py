@@ -28,7 +28,7 @@ from breakerscope.registry import Registry
 from breakerscope.telemetry.errors import TelemetryError
 from breakerscope.telemetry.series import PARTS_TO_MERGE, Layout
 from breakerscope.telemetry.settings import MetricsSettings
-from breakerscope.telemetry.totals import Place, Totals
+from breakerscope.telemetry.totals import COUNTED_AS, Place, Totals, count_errors
 
 PUSH_SECONDS = 0.1
 LONGEST_SECONDS = 1.0
@@ -83,11 +83,13 @@ class Pusher:
         """
         try:
             with _lock:
-                self._totals.update(self._breakers.shown())
+                errors = self._totals.update(self._breakers.shown())
+            count_errors(self._hub, errors)
+            with _lock:
                 self._totals.count(catalogue.EVENTS_DROPPED, self._hub.dropped())
                 self._totals.count(catalogue.LISTENER_ERRORS, self._hub.errors())
         except Exception as error:
-            self._hub.count_error("metrics", error)
+            self._hub.count_error(COUNTED_AS, error)
 
     def close(self) -> None:
         """Push for the last time and stop. What was counted stays; no breaker is in any state."""

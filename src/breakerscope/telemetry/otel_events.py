@@ -1,9 +1,15 @@
-"""An event as OpenTelemetry tells it, on a span or log-based: its name and its attributes."""
+"""An event as OpenTelemetry tells it, on a span or log-based: its name and its attributes.
+
+What was said as the program ran, an error or a reason, is escaped as far as UTF-8 cannot hold it:
+the exporter would drop such an attribute, and log each one. The name of a breaker was checked when
+it was made.
+"""
 
 from __future__ import annotations
 
 from breakerscope.catalogue import Attribute, SpanEventName
 from breakerscope.core.events import CallRejected, CallSettled, Event, Outcome, StateChanged
+from breakerscope.names import encodable
 
 # The keys as plain text: to hash a member of an enum costs a Python call for each key.
 CALL, STATE_CHANGE = SpanEventName.CALL.value, SpanEventName.STATE_CHANGE.value
@@ -31,7 +37,7 @@ def describe(event: Event) -> tuple[str, Facts]:
         NAME: event.breaker,
         SEQ: event.seq,
         OUTCOME: event.outcome._value_,
-        ERROR_TYPE: event.error,
+        ERROR_TYPE: encodable(event.error),
     }
 
 
@@ -45,7 +51,7 @@ def settled(event: CallSettled) -> Facts:
         DURATION: event.duration,
     }
     if event.error is not None:
-        facts[ERROR_TYPE] = event.error
+        facts[ERROR_TYPE] = encodable(event.error)
     if event.slow:
         facts[SLOW] = True
     if event.late:
@@ -80,5 +86,5 @@ def _changed(event: StateChanged) -> Facts:
     if event.failure_ratio is not None:
         facts[FAILURE_RATIO] = event.failure_ratio
     if event.reason is not None:
-        facts[REASON] = event.reason
+        facts[REASON] = encodable(event.reason)
     return facts

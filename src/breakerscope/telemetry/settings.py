@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from breakerscope.names import problem_of
 from breakerscope.telemetry.errors import TelemetryError
 
 MAX_BREAKERS = 1000
@@ -72,6 +73,8 @@ def checked_labels(labels: Mapping[str, Any]) -> dict[str, str]:
             raise LabelError(f"label {name!r}: the metrics have it already, as {taken}")
         if not isinstance(value, str):
             raise LabelError(f"label {name!r}: {value!r}: allowed is text")
+        if problem := problem_of(value):
+            raise LabelError(f"label {name!r}: {value!r}: {problem}")
     return dict(labels)
 
 

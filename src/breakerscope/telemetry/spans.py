@@ -14,6 +14,7 @@ from breakerscope.catalogue import Attribute, SpanName
 from breakerscope.core.classification import error_name
 from breakerscope.core.errors import CircuitBreakerOpenError
 from breakerscope.core.events import Outcome
+from breakerscope.names import encodable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,15 +60,16 @@ def _span(breaker: str) -> Generator[None, None, None]:
 
     tracer = get_tracer("breakerscope", version("breakerscope"))
     with tracer.start_as_current_span(
-        f"{SpanName.CALL.value} {breaker}",
-        attributes={Attribute.NAME.value: breaker},
+        # A span whose name UTF-8 cannot hold would cost the exporter the whole batch.
+        f"{SpanName.CALL.value} {encodable(breaker)}",
+        attributes={Attribute.NAME.value: encodable(breaker)},
         record_exception=False,
         set_status_on_exception=False,
     ) as span:
         try:
             yield
         except Exception as error:
-            span.set_attribute(Attribute.ERROR_TYPE.value, error_name(error))
+            span.set_attribute(Attribute.ERROR_TYPE.value, encodable(error_name(error)))
             if isinstance(error, CircuitBreakerOpenError) and error.breaker == breaker:
                 span.set_attribute(Attribute.OUTCOME.value, Outcome.REJECTED.value)
             span.set_status(Status(StatusCode.ERROR))

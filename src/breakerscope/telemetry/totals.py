@@ -16,11 +16,15 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from breakerscope.catalogue import BREAKER, LISTENER, Kind, Metric
 from breakerscope.core.counters import DEFAULT_BUCKETS, Durations
 from breakerscope.core.reading import Reading, Source
-from breakerscope.event_bus import OTHER
+from breakerscope.event_bus import OTHER, Hub
+from breakerscope.names import escaped, is_utf8
 from breakerscope.telemetry.series import Layout, shape_of
-from breakerscope.telemetry.settings import MetricsSettings
+from breakerscope.telemetry.settings import LabelError, MetricsSettings
 
 _log = logging.getLogger("breakerscope")
+
+COUNTED_AS = "metrics"
+"""The name under which errors of the metrics themselves are counted."""
 
 
 class Cell(Protocol):
@@ -87,29 +91,42 @@ class Totals(Generic[C]):
     def __iter__(self) -> Iterator[C]:
         return iter(list(self._cells.values()))
 
-    def update(self, breakers: Collection[Source]) -> None:
+    def update(self, breakers: Collection[Source]) -> list[Exception]:
         """Read these breakers, and for the last time those that were here before and are gone.
 
-        To read a breaker may tell inline listeners of a change. One that comes back here finds
-        nothing to do.
+        Returns what went wrong: a breaker that cannot be read or written now takes nothing from the
+        others, and is tried again next time. To read a breaker may tell inline listeners of a
+        change. One that comes back here finds nothing to do.
         """
+        errors: list[Exception] = []
         if self._updating:
-            return
+            return errors
         self._updating = True
         try:
-            for breaker in self._entries.keys() - set(breakers):
-                self._read(breaker)
-                self._withdraw(self._entries.pop(breaker))
-            for breaker in breakers:
-                self._read(breaker)
+            gone = self._entries.keys() - set(breakers)
+            for breaker in (*gone, *breakers):
+                try:
+                    reading = breaker.read()
+                except Exception as error:
+                    errors.append(error)
+                    reading = None
+                try:
+                    if reading is not None:
+                        self._add(breaker, reading)
+                    if breaker in gone:
+                        self._withdraw(self._entries[breaker])
+                        del self._entries[breaker]
+                except Exception as error:
+                    errors.append(error)
         finally:
             self._updating = False
+        return errors
 
     def count(self, metric: Metric, counts: Mapping[str, int]) -> None:
         """Read counters that go by the name of a listener."""
         name = self._layout.family(metric) + "_total"
         for listener, count in counts.items():
-            labels = {**self.settings.labels, LISTENER.name: listener}
+            labels = {**self.settings.labels, LISTENER.name: escaped(listener)}
             cell = self._cell(Place(metric, name, labels))
             cell.inc(count - self._listeners.get((name, listener), 0))
             self._listeners[name, listener] = count
@@ -126,11 +143,10 @@ class Totals(Generic[C]):
 
     # -- one breaker -------------------------------------------------------------------------------
 
-    def _read(self, breaker: Source) -> None:
+    def _add(self, breaker: Source, reading: Reading) -> None:
         entry = self._entries.get(breaker)
         if entry is None:
             entry = self._entries[breaker] = self._enter(breaker)
-        reading = breaker.read()
         other = entry.labels[BREAKER.name] == OTHER
         if other:
             reading = in_default_buckets(reading)
@@ -152,8 +168,8 @@ class Totals(Generic[C]):
     def _enter(self, breaker: Source) -> _Entry[C]:
         name = breaker.name
         if name != OTHER and (name in self._names or len(self._names) < self.room):
-            self._names.add(name)
             labels = labels_of(breaker, self.settings.labels)
+            self._names.add(name)
         else:
             labels = {BREAKER.name: OTHER, **self.settings.labels}
             self._warn_once()
@@ -201,10 +217,25 @@ def _write(cells: list[C], last: list[float], values: list[float], *, adds_up: b
         last[column] = new
 
 
+def count_errors(hub: Hub, errors: list[Exception]) -> None:
+    """Count what went wrong with the metrics, outside of the lock under which it happened."""
+    for error in errors:
+        hub.count_error(COUNTED_AS, error)
+    # Each knows the frame that knows this list: without it, nobody waits for a garbage collection.
+    errors.clear()
+
+
 def labels_of(breaker: Source, labels: Mapping[str, str]) -> dict[str, str]:
-    """The labels of all series of a breaker; `labels` are those of the set-up."""
+    """The labels of all series of a breaker; `labels` are those of the set-up.
+
+    Raises LabelError for a value that would end the scrape of all breakers.
+    """
     own = breaker.labels
-    return {BREAKER.name: breaker.name, **{key: own.get(key, labels[key]) for key in labels}}
+    found = {BREAKER.name: breaker.name, **{key: own.get(key, labels[key]) for key in labels}}
+    for label, value in found.items():
+        if not is_utf8(value):
+            raise LabelError(f"label {label!r}: {value!r}: allowed is text that UTF-8 can hold")
+    return found
 
 
 def in_default_buckets(reading: Reading) -> Reading:
