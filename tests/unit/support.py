@@ -232,11 +232,12 @@ def interrupted(act: Callable[[], object], place: int) -> bool:
     def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
         if frame.f_globals["__name__"] not in _PURE:
             return None
-        if event == "call":
-            frame.f_trace_opcodes = True
-        elif event == "line" or (event == "opcode" and frame.f_lasti in _after_calls(frame.f_code)):
-            if next(places) == place:
-                raise Interrupt
+        frame.f_trace_opcodes = True
+        is_place = event == "line" or (
+            event == "opcode" and frame.f_lasti in _after_calls(frame.f_code)
+        )
+        if is_place and next(places) == place:
+            raise Interrupt
         return trace
 
     outer = sys.gettrace()

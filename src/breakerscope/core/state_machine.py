@@ -310,20 +310,23 @@ class StateMachine:
     def isolate(self, holder: object, now: float, reason: str | None = None) -> None:
         """Reject everything until every holder has left, or is gone."""
         self.advance(now)
+        isolations = (*self._isolations, ref(holder))
         if not self._isolations:
             self._resume = _resumable(self.state)
-        self._isolations = (*self._isolations, ref(holder))
-        if self.state is not FORCED_OPEN:
-            self._enter(FORCED_OPEN, Cause.FORCE_OPEN, reason=reason)
+        if self.state is FORCED_OPEN:
+            self._isolations = isolations
+        else:
+            self._enter(FORCED_OPEN, Cause.FORCE_OPEN, reason=reason, isolations=isolations)
 
     def end_isolation(self, holder: object, now: float, reason: str | None = None) -> None:
         """This holder has left."""
         self.advance(now)
         if self._isolations:
-            self._isolations = tuple(i for i in self._isolations if i() not in (None, holder))
-            ends = not self._isolations and self.state is FORCED_OPEN
-            if ends and self._resume is not FORCED_OPEN:
-                self._enter(self._resume, Cause.RELEASE, reason=reason)
+            isolations = tuple(i for i in self._isolations if i() not in (None, holder))
+            if isolations or self._resume is FORCED_OPEN:
+                self._isolations = isolations
+            else:
+                self._enter(self._resume, Cause.RELEASE, reason=reason, isolations=())
 
     def end_lost_isolations(self) -> None:
         """An interrupt can take a holder away before it has left."""
@@ -378,7 +381,9 @@ class StateMachine:
         base: float | None = None,
         open_for: float | None = None,
         reason: str | None = None,
+        isolations: tuple[ref[object], ...] | None = None,
     ) -> None:
+        isolations = self._isolations if isolations is None else isolations
         transition = Transition(
             old=self.state,
             new=new,
@@ -398,7 +403,7 @@ class StateMachine:
             self.wait, self._base_wait, self._open_until = wait, base, self.now + wait
             # fmt: on
         # fmt: off
-        self.transition, self.state, self.generation, self.permit, self._leases, self._probe_successes = transition, new, generation, permit, (), 0  # noqa: E501
+        self.transition, self.state, self.generation, self.permit, self._leases, self._probe_successes, self._isolations = transition, new, generation, permit, (), 0, isolations  # noqa: E501
         # fmt: on
 
     def new_generation(self) -> None:
