@@ -49,7 +49,8 @@ def failed(entry: Entry) -> bool:
 
 def durations_of(entries: list[Entry]) -> tuple[list[float], list[float]]:
     """The durations of the successes, and those of the failures."""
-    successes, failures = [], []
+    successes: list[float] = []
+    failures: list[float] = []
     for entry in entries:
         if not isinstance(entry, tuple):
             successes.append(entry)
