@@ -30,7 +30,7 @@ help: ## show this list
 demo: $(VENV)/.demo ## real traffic through real breakers; ARGS="--headless --duration 20"
 	@$(BIN)/breakerscope demo $(ARGS)
 
-FAST := tests/unit README.md docs -n 2 --dist loadfile
+FAST := tests/unit README.md docs
 
 test: lint types imports servers ## everything: style, types, architecture, all tests
 	$(BIN)/python -m pytest $(FAST) $(ARGS)
