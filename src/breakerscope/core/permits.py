@@ -96,7 +96,11 @@ class Tokens:
         """Take back what is left, one by one: each was taken by a call, or by this."""
         left = self._left
         while left:
-            self._laid_out, left[-1:] = self._laid_out - 1, ()
+            try:
+                self._laid_out -= len((left.pop(),))
+            except IndexError:
+                # A call took the last one between the question and the answer.
+                break
 
 
 class Journal:
