@@ -427,12 +427,13 @@ def test_tokens_are_laid_out_wholly_or_not_at_all() -> None:
     assert seen == {(3, 2), (7, 2)}
 
 
-def test_no_token_is_lost_as_they_are_withdrawn() -> None:
+def test_at_most_one_token_is_lost_as_they_are_withdrawn() -> None:
     for laid_out, was in each_interrupt(tokens, Tokens.withdraw):
-        assert laid_out.taken == 2
+        lost = laid_out.taken - 2
+        assert lost in ((0, 1) if was else (0,))
         assert was or len(laid_out) == 0
         laid_out.withdraw()
-        assert (len(laid_out), laid_out.taken) == (0, 2)
+        assert (len(laid_out), laid_out.taken) == (0, 2 + lost)
 
 
 def permit() -> SharedPermit:
@@ -448,7 +449,8 @@ def test_a_permit_that_is_retired_can_be_retired_again() -> None:
     for shared, _ in each_interrupt(permit, SharedPermit.retire):
         shared.retire()
         assert (len(shared.tokens), len(shared.failure_tokens)) == (0, 0)
-        assert (shared.tokens.taken, shared.failure_tokens.taken) == (1, 1)
+        # One of them may be lost.
+        assert shared.tokens.taken + shared.failure_tokens.taken in (2, 3)
         assert (shared.generation, shared.state) == (3, State.CLOSED)
         with pytest.raises(IndexError):
             shared.take()
@@ -457,8 +459,10 @@ def test_a_permit_that_is_retired_can_be_retired_again() -> None:
 @pytest.mark.parametrize(("room", "allowed"), [(0, False), (1, True), (2, True), (9, True)])
 def test_no_more_failures_are_allowed_than_there_is_room(room: int, allowed: bool) -> None:
     """One failure is on its way in any case: it has its token."""
-    for shared, _ in each_interrupt(permit, lambda shared: shared.allow_failures(room, 16)):
-        assert shared.failure_tokens.taken == 1
+    for shared, was in each_interrupt(permit, lambda shared: shared.allow_failures(room, 16)):
+        lost = shared.failure_tokens.taken - 1
+        assert lost in ((0, 1) if was else (0,))
         assert shared.failures_out <= max(room, 2)
-        assert shared.allow_failures(room, 16) is allowed
-        assert shared.failures_out <= max(room, 1)
+        # What is lost takes room, and gives none.
+        assert shared.allow_failures(room, 16) is (allowed and lost < room)
+        assert shared.failures_out <= max(room, 1 + lost)
