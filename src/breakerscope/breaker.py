@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ContextDecorator
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 from breakerscope.core.classification import EVERY_EXCEPTION_FAILS, Classifier
@@ -42,19 +42,27 @@ def _random() -> float:
     return random()  # noqa: S311 - spreads waits, keeps no secret
 
 
-class _Isolation(AbstractContextManager[None]):
+class _Holder:
+    """Keeps an isolation in force as long as it exists."""
+
+
+class _Isolation(ContextDecorator, AbstractContextManager[None]):
     """Not a generator: an interrupt could end it between the command and the block."""
 
     def __init__(self, controller: Controller, reason: str | None) -> None:
         self._controller = controller
         self._reason = reason
+        self._holders: list[_Holder] = []
 
     def __enter__(self) -> None:
-        self._controller.command(lambda machine, now: machine.isolate(self, now, self._reason))
+        holder = _Holder()
+        self._holders.append(holder)
+        self._controller.command(lambda machine, now: machine.isolate(holder, now, self._reason))
 
     def __exit__(self, *exc_info: object) -> None:
+        holder = self._holders.pop()
         self._controller.command(
-            lambda machine, now: machine.end_isolation(self, now, self._reason)
+            lambda machine, now: machine.end_isolation(holder, now, self._reason)
         )
 
 
@@ -160,7 +168,7 @@ class CircuitBreaker(Executor):
         """Close, and forget the window and the back-off. Counters go on."""
         self._controller.command(lambda machine, now: machine.reset(now, reason))
 
-    def isolated(self, reason: str | None = None) -> AbstractContextManager[None]:
+    def isolated(self, reason: str | None = None) -> _Isolation:
         """Reject every call inside the block. Blocks may nest and overlap, also between threads.
 
         A manual command given meanwhile changes the state when the last block has ended (a reset

@@ -375,6 +375,24 @@ def test_manual_commands() -> None:
     assert breaker.state is State.CLOSED
 
 
+def test_one_isolation_may_be_entered_again_and_may_decorate() -> None:
+    breaker = make_breaker()
+    isolation = breaker.isolated("maintenance")
+    with isolation, isolation:
+        refused(breaker)
+    assert breaker.state is State.CLOSED
+    with isolation:
+        with isolation:
+            pass
+        assert breaker.state is State.FORCED_OPEN
+
+    @breaker.isolated()
+    def maintain() -> State:
+        return breaker.state
+
+    assert (maintain(), breaker.state) == (State.FORCED_OPEN, State.CLOSED)
+
+
 def test_isolation_nests_and_gives_back_what_was() -> None:
     clock = FakeClock()
     breaker = make_breaker(clock, consecutive_failures=1, open_for=10.0)
