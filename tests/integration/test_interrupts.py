@@ -34,6 +34,7 @@ from tests.integration.interrupts.cases import GROUPS
 from tests.integration.interrupts.forms import FORMS
 
 NIGHTLY = int(os.environ.get("BREAKERSCOPE_INTERRUPTS", "0"))
+DICE = random.SystemRandom()
 AT_ONCE = 2
 IN_ONE_PROCESS = 2000
 """What an interrupt leaks, a listener say, makes the next ones slower."""
@@ -123,11 +124,9 @@ def end_of(request: pytest.FixtureRequest) -> Iterator[Callable[[Program], Ended
     """How a program has ended. All that are asked for run from the start, as many as there are
     cores for: the tests wait for them one by one.
     """
-    asked: list[Program] = [
-        item.callspec.params["program"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and item.path == Path(__file__)
-    ]
+    here = [item for item in request.session.items if item.path == Path(__file__)]
+    params = [item.callspec.params for item in here if hasattr(item, "callspec")]
+    asked: list[Program] = [of_test["program"] for of_test in params]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         running = {program: pool.submit(run, program) for program in asked}
         yield lambda program: running[program].result()

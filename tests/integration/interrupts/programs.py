@@ -70,7 +70,8 @@ class Run:
         self.world = world
         self.forms = forms
         self.times = times
-        self.end = time.monotonic() + seconds
+        self.seconds = seconds
+        self.end = 0.0
         self.chance = world.chance
         self.rounds = [round_of(world, form.name) for form in forms]
 
@@ -79,6 +80,8 @@ class Run:
         self.chance.choice(self.rounds)()
 
     def goes_on(self, done: int) -> bool:
+        """The time begins when this is first asked."""
+        self.end = self.end or time.monotonic() + self.seconds
         if done % STEP == 0:
             still_alive()
         return done < self.times and time.monotonic() < self.end
