@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -305,6 +306,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=0, help="trials of a case; 0: all there are")
     options = parser.parse_args()
     still_alive()
+    warnings.simplefilter("ignore")
     failures = Failures()
     bs.setup_telemetry(registry=REGISTRY, logs=False)
     with tempfile.TemporaryDirectory() as folder:
