@@ -115,6 +115,7 @@ def storm(run: Run) -> int:
             signal.setitimer(signal.ITIMER_REAL, SHORTEST)
             return
         hits += 1
+        run.world.hits.append(None)
         fired = True
         raise run.chance.choice(INTERRUPTS)
 
@@ -292,6 +293,8 @@ def threads(run: Run) -> int:
     """Exceptions set in three threads by another."""
     hits = 0
     run.warm_up(run.round)
+    # Nobody knows whether it was this scrape that was hit.
+    run.world.scrapes_list_all = False
     workers = [Worker(run.round) for _ in range(THREADS)]
     while run.goes_on(hits):
         for worker in workers:
