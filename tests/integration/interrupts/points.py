@@ -286,10 +286,10 @@ class Trials:
         subject.mood = "good"
         if injection.fired:
             self.points[name] += 1
-            if case.leaks:
-                # The telemetry, too, may have been left half set up.
-                bs.setup_telemetry(registry=REGISTRY, logs=False)
             try:
+                if case.leaks:
+                    # The telemetry, too, may have been left half set up.
+                    bs.setup_telemetry(registry=REGISTRY, logs=False)
                 check(subject, case.calls, self.watchdog)
                 self.failures.check()
             except TimeoutError:

@@ -206,10 +206,15 @@ def finalisers(run: Run) -> int:
         def __del__(self) -> None:
             use()
 
+    def forget(what: object) -> None:
+        """It goes with the next collection, and the call with it."""
+        circle: list[object] = [what]
+        circle.append(circle)
+
     references: list[weakref.ref[Watched]] = []
 
     def leave_one() -> None:
-        way = run.chance.randrange(6)
+        way = run.chance.randrange(8)
         service = world.service
         if way == 0:
             Goes(cyclic=True)
@@ -224,6 +229,14 @@ def finalisers(run: Run) -> int:
             reason.last_words = use
             service.breaker.force_open(reason)
             service.breaker.reset()
+        elif way == 5:
+            stream = service.stream(3)
+            service.attempt(next, stream)
+            forget(stream)
+        elif way == 6:
+            if (exchange := service.attempt(service.breaker.exchange)) is not None:
+                service.begun.append(None)
+                forget(exchange)
         else:
             try:
                 with service.breaker.guard():
