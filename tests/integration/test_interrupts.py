@@ -6,71 +6,192 @@ breaker that cannot open, close, be read or be scraped; at most the interrupted 
 a count.
 
 Each test is a program in a process of its own (`interrupts/`), which ends by itself when it has not
-moved for ten seconds, and says where all its threads were.
+moved for ten seconds, and says where all its threads were. Two of them run at a time.
 
-`BREAKERSCOPE_INTERRUPTS=100000` is the nightly profile: so many interrupts for each form by itself,
-and every point of every call; that takes hours.
+`BREAKERSCOPE_INTERRUPTS=100000` is the nightly profile: so many interrupts for each form, and every
+point of every call; that takes hours. `BREAKERSCOPE_INTERRUPTS_SEED=7` makes the programs throw
+their dice again as in a run that has failed; what a timer hits is another matter.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+import breakerscope
 from tests.integration.interrupts.cases import GROUPS
 from tests.integration.interrupts.forms import FORMS
 
 NIGHTLY = int(os.environ.get("BREAKERSCOPE_INTERRUPTS", "0"))
 DICE = random.SystemRandom()
+AT_ONCE = 2
+IN_ONE_PROCESS = 2000
+"""What an interrupt leaks, a listener say, makes the next ones slower."""
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="timers and signals are those of POSIX"),
-    pytest.mark.timeout(4 * 3600 if NIGHTLY else 240),
+    pytest.mark.timeout(4 * 3600 if NIGHTLY else 180),
 ]
 ROOT = Path(__file__).parents[2]
 
-CALLS = (
-    *("def", "async def", "generator", "async generator", "call", "call of a coroutine"),
-    *("guard", "async guard", "exchange", "fallback", "httpx"),
-)
-READS = ("state", "read", "snapshot, adopt", "force_open, disable, reset", "isolated", "scrape")
-MAKES = ("instrumented_breaker, remove_breaker", "breakers_per", "configure", "compat", "bridge")
-TOGETHER = {"calls": CALLS, "readings and commands": READS, "registry and others": MAKES}
-HOW = ("storm", "handlers", "finalisers", "threads")
+
+@dataclass(frozen=True)
+class Program:
+    """What is run in a process of its own."""
+
+    module: str
+    how: str
+    what: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(self.what)
+
+    def options(self, seed: int, done: int) -> list[str]:
+        if self.module == "points":
+            limit = ["--most", "0" if NIGHTLY else "30"]
+            return [f"--seed={seed}", *limit]
+        times = min(NIGHTLY - done, IN_ONE_PROCESS) if NIGHTLY else 300
+        seconds = 60.0 if NIGHTLY else 0.7
+        return [f"--seed={seed}", f"--times={times}", f"--seconds={seconds}"]
 
 
-def program(module: str, *arguments: str) -> None:
-    seed = DICE.randrange(2**31)
-    command = [sys.executable, "-m", f"tests.integration.interrupts.{module}", *arguments]
-    done = subprocess.run(
-        [*command, f"--seed={seed}"], check=False, cwd=ROOT, capture_output=True, text=True
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended: `times` it was interrupted, or why that is not known."""
+
+    times: int
+    problem: str = ""
+
+
+def run(program: Program) -> Ended:
+    """Run it, in the nightly profile as often as it takes."""
+    seed = int(
+        os.environ.get("BREAKERSCOPE_INTERRUPTS_SEED", random.SystemRandom().getrandbits(32))
     )
-    assert done.returncode == 0, f"{command} --seed={seed}\n{done.stdout}\n{done.stderr}"
+    times = 0
+    while True:
+        ended = run_once(program, program.options(seed, times))
+        times += ended.times
+        if ended.problem or program.module == "points" or times >= NIGHTLY:
+            return Ended(times, ended.problem)
+        seed += 1
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("group", TOGETHER)
-def test_whatever_interrupts_it_goes_on(how: str, group: str) -> None:
-    """Timer signals that raise, handlers and finalisers that use everything, exceptions set by
-    another thread in three.
+def run_once(program: Program, options: list[str]) -> Ended:
+    command = [f"tests.integration.interrupts.{program.module}", program.how, *program.what]
+    command = [sys.executable, "-m", *command, *options]
+    paths = [str(ROOT), str(Path(breakerscope.__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    with TemporaryDirectory() as folder:
+        if any(FORMS[name].multiprocess for name in program.what if name in FORMS):
+            environment["PROMETHEUS_MULTIPROC_DIR"] = folder
+        try:
+            done = subprocess.run(
+                command,
+                env=environment,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=3600 if NIGHTLY else 120,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as expired:
+            return Ended(0, f"{shlex.join(command)}\n{expired}")
+    if done.returncode:
+        return Ended(0, f"{shlex.join(command)}\n{done.stderr[-8000:]}")
+    return Ended(json.loads(done.stdout.splitlines()[-1])["times"])
+
+
+@pytest.fixture(scope="module")
+def end_of(request: pytest.FixtureRequest) -> Iterator[Callable[[Program], Ended]]:
+    """How a program has ended. All that are asked for run from the start, as many as there are
+    cores for: the tests wait for them one by one.
     """
-    program("programs", how, *TOGETHER[group], "--times=2000", "--seconds=2")
+    here = [item for item in request.session.items if item.path == Path(__file__)]
+    params = [item.callspec.params for item in here if hasattr(item, "callspec")]
+    asked: list[Program] = [of_test["program"] for of_test in params]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        running = {program: pool.submit(run, program) for program in asked}
+        yield lambda program: running[program].result()
+        pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_a_raise_at_each_line_costs_that_call_at_most(group: str) -> None:
-    program("points", "lines", group, f"--most={0 if NIGHTLY else 12}")
+def programs(module: str, how: str, *whats: tuple[str, ...]) -> pytest.MarkDecorator:
+    made = [Program(module, how, what) for what in whats]
+    return pytest.mark.parametrize("program", made, ids=[each.name for each in made])
 
 
-@pytest.mark.skipif(not NIGHTLY, reason="BREAKERSCOPE_INTERRUPTS is not set")
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("form", FORMS)
-def test_a_night_of_interrupts(how: str, form: str) -> None:
-    # A process for each 2,000: what an interrupt leaks, a listener say, makes the next ones slower.
-    for _ in range(0, NIGHTLY, 2000):
-        program("programs", how, form, f"--times={min(NIGHTLY, 2000)}", "--seconds=60")
+TOGETHER = [
+    ("def", "async def", "call", "call of a coroutine"),
+    ("generator", "async generator"),
+    ("guard", "async guard", "exchange", "fallback"),
+    ("state", "read", "snapshot, adopt"),
+    ("force_open, disable, reset", "isolated"),
+    ("subscribe", "recent", "stream", "astream"),
+    ("flush", "to_jsonl"),
+    ("scrape",),
+    ("instrumented_breaker, remove_breaker", "breakers_per", "configure"),
+    ("setup_telemetry",),
+    ("multiprocess",),
+    ("httpx", "bridge", "compat"),
+]
+"""The forms that share a program, where all of them can be used at any moment."""
+EACH = [(name,) for name in FORMS]
+BY_OTHERS = [(name,) for names in TOGETHER for name in names] if NIGHTLY else TOGETHER
+
+
+def test_every_form_is_used_by_others_too() -> None:
+    together = {name for names in TOGETHER for name in names}
+    assert together == {name for name, form in FORMS.items() if form.everywhere}
+
+
+@programs("programs", "storm", *EACH)
+def test_a_signal_handler_raises(program: Program, end_of: Callable[[Program], Ended]) -> None:
+    check(end_of(program))
+
+
+@programs("programs", "handlers", *BY_OTHERS)
+def test_a_signal_handler_uses_it(program: Program, end_of: Callable[[Program], Ended]) -> None:
+    check(end_of(program))
+
+
+@programs("programs", "finalisers", *BY_OTHERS)
+def test_a_finaliser_uses_it(program: Program, end_of: Callable[[Program], Ended]) -> None:
+    check(end_of(program))
+
+
+@programs("programs", "threads", *BY_OTHERS)
+def test_another_thread_sets_an_exception(
+    program: Program, end_of: Callable[[Program], Ended]
+) -> None:
+    check(end_of(program))
+
+
+@programs("points", "real", *((group,) for group in GROUPS))
+def test_an_exception_at_each_point_where_python_looks(
+    program: Program, end_of: Callable[[Program], Ended]
+) -> None:
+    check(end_of(program))
+
+
+@programs("points", "lines", *((group,) for group in GROUPS))
+def test_an_exception_at_each_line(program: Program, end_of: Callable[[Program], Ended]) -> None:
+    check(end_of(program))
+
+
+def check(ended: Ended) -> None:
+    assert not ended.problem, ended.problem
+    assert ended.times

@@ -52,6 +52,7 @@ class Subject:
         self.mood = "good"
         self.calls = 0
         """How often somebody called it so far."""
+        self.listening: list[bs.Subscription] = []
         breaker = self.breaker
 
         @breaker
@@ -109,24 +110,24 @@ class Subject:
 
 class Case(NamedTuple):
     """What is interrupted. `prepare` gives it, after what has to come before; `calls` of the
-    breaker are in it, at most. Where it is about `of_all`, the telemetry is set up anew after it.
+    breaker are in it, at most. Interrupted, it `leaks` a listener that nobody got hold of.
     """
 
     prepare: Callable[[Subject], Act]
     calls: int
     kind: str
-    of_all: bool
+    leaks: bool
 
 
 GROUPS: dict[str, dict[str, Case]] = {}
 
 
 def case(
-    group: str, *, calls: int = 0, kind: str = "plain", of_all: bool = False
+    group: str, *, calls: int = 0, kind: str = "plain", leaks: bool = False
 ) -> Callable[[Callable[[Subject], Act]], Callable[[Subject], Act]]:
     def keep(prepare: Callable[[Subject], Act]) -> Callable[[Subject], Act]:
         name = prepare.__name__.strip("_").replace("_", " ")
-        GROUPS.setdefault(group, {})[name] = Case(prepare, calls, kind, of_all)
+        GROUPS.setdefault(group, {})[name] = Case(prepare, calls, kind, leaks)
         return prepare
 
     return keep
@@ -411,7 +412,7 @@ def _adopt(subject: Subject) -> Act:
 
 def _hearing(subject: Subject, *, inline: bool) -> None:
     heard: list[bs.Event] = []
-    subject.breaker.subscribe(heard.append, inline=inline)
+    subject.listening.append(subject.breaker.subscribe(heard.append, inline=inline))
     subject.call(times=2)
 
 
@@ -437,7 +438,7 @@ def _opening_that_is_heard(subject: Subject) -> Act:
 
 @case("listening", calls=1)
 def _first_event_of_a_queue(subject: Subject) -> Act:
-    subject.breaker.subscribe(list[bs.Event]().append)
+    subject.listening.append(subject.breaker.subscribe(list[bs.Event]().append))
     return subject.plain
 
 
@@ -448,19 +449,19 @@ def _refusal_that_is_heard(subject: Subject) -> Act:
     return subject.plain
 
 
-@case("listening")
+@case("listening", leaks=True)
 def _subscribe(subject: Subject) -> Act:
     return lambda: subject.breaker.subscribe(list[bs.Event]().append, bs.StateChanged)
 
 
-@case("listening")
+@case("listening", leaks=True)
 def _close(subject: Subject) -> Act:
     subscription = subject.breaker.subscribe(list[bs.Event]().append, inline=True)
     subject.call(times=2)
     return subscription.close
 
 
-@case("listening", calls=1)
+@case("listening", calls=1, leaks=True)
 def _recent(subject: Subject) -> Act:
     def act() -> None:
         with bs.recent(3, breaker=subject.name) as last:
@@ -470,7 +471,7 @@ def _recent(subject: Subject) -> Act:
     return act
 
 
-@case("listening", calls=1)
+@case("listening", calls=1, leaks=True)
 def _stream(subject: Subject) -> Act:
     def act() -> None:
         with bs.stream(bs.CallSettled, breaker=subject.name) as events:
@@ -480,7 +481,7 @@ def _stream(subject: Subject) -> Act:
     return act
 
 
-@case("listening", calls=1)
+@case("listening", calls=1, leaks=True)
 def _to_jsonl(subject: Subject) -> Act:
     def act() -> None:
         with bs.to_jsonl(subject.folder / "events.jsonl", breaker=subject.name):
@@ -535,7 +536,7 @@ def _configure(subject: Subject) -> Act:
     return lambda: bs.configure({"breakers": {"nobody": {"open_for": 3.0}}})
 
 
-@case("all breakers", of_all=True)
+@case("all breakers", leaks=True, kind="refusing")
 def _setup_telemetry(subject: Subject) -> Act:
     def act() -> None:
         with bs.setup_telemetry(registry=CollectorRegistry(), prefix="again"):
