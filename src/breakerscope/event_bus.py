@@ -163,6 +163,9 @@ class Subscription:
             if self._queue.qsize() > 1:
                 self.ensure_worker()
             return self._queue.qsize() <= 1
+        if worker.is_alive() and self._queue.empty():
+            # An interrupt may have kept the end from being queued; twice does no harm.
+            self._queue.put(None)
         if wait > 0:
             worker.join(wait)
         return not worker.is_alive()

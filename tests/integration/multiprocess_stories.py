@@ -271,17 +271,17 @@ def no_room() -> Any:
     succeed(2)
     bs.flush()
     cell: Any = values.ValueClass
-    real = cell.inc
+    real = cell.set
 
     def full(self: object, amount: float) -> None:
         raise OSError
 
-    cell.inc = full
+    cell.set = full
     succeed(3)
     bs.flush()
     errors = default_hub.errors().get("metrics", 0)
     before = calls()["success"]
-    cell.inc = real
+    cell.set = real
     bs.flush()
     return {"before": before, "errors": errors > 0, "after": calls()["success"]}
 

@@ -416,8 +416,8 @@ class _Cell:
     def __init__(self, place: Place) -> None:
         self.place = place
 
-    def inc(self, amount: float) -> None:
-        """Add to it."""
+    def get(self) -> float:
+        return 0.0
 
     def set(self, value: float) -> None:
         """Replace it."""

@@ -471,8 +471,8 @@ class _Cell:
         self.place = place
         self.value = 0.0
 
-    def inc(self, amount: float) -> None:
-        self.value += amount
+    def get(self) -> float:
+        return self.value
 
     def set(self, value: float) -> None:
         self.value = value

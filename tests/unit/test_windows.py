@@ -450,7 +450,7 @@ def test_a_permit_that_is_retired_can_be_retired_again() -> None:
         shared.retire()
         assert (len(shared.tokens), len(shared.failure_tokens)) == (0, 0)
         # One of them may be lost.
-        assert shared.tokens.taken + shared.failure_tokens.taken in (2, 3)
+        assert shared.tokens.taken + shared.failure_tokens.taken == 2
         assert (shared.generation, shared.state) == (3, State.CLOSED)
         with pytest.raises(IndexError):
             shared.take()

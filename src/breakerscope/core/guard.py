@@ -86,8 +86,9 @@ class Exchange:
     def __init__(self, executor: Executor, permit: AnyPermit) -> None:
         self._executor = executor
         self._permit = permit
-        self._open = [permit]
         self._spent = self._start = 0.0
+        # The last of all: from here on the end of the exchange settles the call.
+        self._open = [permit]
         # Only the steps are inside the call.
         leave_probe(permit)
 

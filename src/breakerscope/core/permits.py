@@ -71,11 +71,12 @@ def batch_size(calls: int) -> int:
 class Tokens:
     """Laid out under the lock, taken one by one without it."""
 
-    __slots__ = ("_laid_out", "_left", "take")
+    __slots__ = ("_laid_out", "_left", "_withdrawn", "take")
 
     def __init__(self) -> None:
         self._laid_out = 0
         self._left: list[Any] = []
+        self._withdrawn: list[Any] = []
         self.take = self._left.pop
         """Takes one. Raises IndexError if none is left."""
 
@@ -85,7 +86,7 @@ class Tokens:
     @property
     def taken(self) -> int:
         """How many have been taken so far."""
-        return self._laid_out - len(self._left)
+        return self._laid_out - len(self._left) - len(self._withdrawn)
 
     def lay_out(self, tokens: list[Any]) -> None:
         """Offer these too."""
@@ -93,14 +94,14 @@ class Tokens:
         self._left[:0], self._laid_out = tokens, laid_out
 
     def withdraw(self) -> None:
-        """Take back what is left, one by one: each was taken by a call, or by this."""
-        left = self._left
-        while left:
-            try:
-                self._laid_out -= len((left.pop(),))
-            except IndexError:
-                # A call took the last one between the question and the answer.
-                break
+        """Take back what is left: each was taken by a call, or by this."""
+        try:
+            # One call into C: an interrupt comes before it or after it.
+            self._withdrawn.extend(iter(self._left.pop, self))
+        except IndexError:
+            # None is left.
+            laid_out = self._laid_out - len(self._withdrawn)
+            self._laid_out, self._withdrawn = laid_out, []
 
 
 class Journal:

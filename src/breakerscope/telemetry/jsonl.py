@@ -97,7 +97,13 @@ class _LineFile(RotatingFileHandler):
         self._rest = b""
         self._pid = os.getpid()
         self._path = path
-        super().__init__(path, maxBytes=max_bytes, backupCount=backups)
+        # Not the `__init__` of a log handler, which takes a lock of `logging` in a way that an
+        # interrupt can lose. Only the rotation is wanted here.
+        self.baseFilename = os.path.abspath(path)  # noqa: PTH100 - as the base class has it
+        self.maxBytes, self.backupCount = max_bytes, backups
+        self.delay = False
+        self.formatter = None
+        self.stream = self._open()
 
     def _open(self) -> Any:
         return Path(self.baseFilename).open("ab", buffering=0)
@@ -125,6 +131,12 @@ class _LineFile(RotatingFileHandler):
         if not count:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), self.baseFilename)
         return count
+
+    def close(self) -> None:
+        """Close the file."""
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.close()
 
     def finish(self) -> None:
         """Write what is left of the last line, and close. Raises OSError if that line is torn."""

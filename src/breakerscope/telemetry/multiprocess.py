@@ -81,6 +81,10 @@ class Pusher:
         """Write what has changed since the last push. Raises nothing: an error is counted, and what
         could not be written is written next time.
         """
+        if _lock._is_owned():
+            # A handler or a finaliser in the middle of a push of this thread, which goes on. It
+            # must not wait for prometheus_client's own lock, which is not re-entrant.
+            return
         try:
             with _lock:
                 errors = self._totals.update(self._breakers.shown())
@@ -98,8 +102,9 @@ class Pusher:
         self._stop.set()
         self._thread.join()
         self.push()
-        with _lock:
-            self._totals.withdraw()
+        if not _lock._is_owned():
+            with _lock:
+                self._totals.withdraw()
 
     def start_over_after_fork(self) -> None:
         """In a forked child: a thread of its own."""
@@ -146,7 +151,7 @@ class _Cells:
         )
 
 
-_lock = threading.RLock()
+_lock: Any = threading.RLock()
 """Around every push, and around a fork: a child must not inherit a lock that a push has taken."""
 _pushers: weakref.WeakSet[Pusher] = weakref.WeakSet()
 _known: dict[tuple[str, tuple[tuple[str, str], ...]], Totals[Any]] = {}

@@ -30,8 +30,8 @@ COUNTED_AS = "metrics"
 class Cell(Protocol):
     """One series. prometheus_client's own values are such cells."""
 
-    def inc(self, amount: float) -> None:
-        """Add to it."""
+    def get(self) -> float:
+        """Its value."""
         ...
 
     def set(self, value: float) -> None:
@@ -40,6 +40,27 @@ class Cell(Protocol):
 
 
 C = TypeVar("C", bound=Cell)
+
+
+class _Series(Generic[C]):
+    """A cell and the total that was written into it. To write a total again does no harm, to add a
+    difference again would: an interrupt can come between the writing and the remembering.
+    """
+
+    __slots__ = ("cell", "total")
+
+    def __init__(self, cell: C) -> None:
+        self.cell = cell
+        self.total: float | None = None
+        """None: what the cell says."""
+
+    def with_added(self, difference: float) -> float:
+        """Write the total with this added to it. Whoever remembers that sets `total` as well."""
+        if self.total is None:
+            self.total = self.cell.get()
+        total = self.total + difference
+        self.cell.set(total)
+        return total
 
 
 class Place(NamedTuple):
@@ -56,7 +77,7 @@ class _Entry(Generic[C]):
     """Where one breaker is read into, and what it said last, for each part."""
 
     labels: Mapping[str, str]
-    cells: list[list[C]]
+    cells: list[list[_Series[C]]]
     last: list[list[float]]
 
 
@@ -83,13 +104,13 @@ class Totals(Generic[C]):
         self._names: set[str] = set()
         self._entries: dict[Source, _Entry[C]] = {}
         self._listeners: dict[tuple[str, str], float] = {}
-        self._cells: dict[tuple[str, tuple[str, ...]], C] = {}
+        self._cells: dict[tuple[str, tuple[str, ...]], _Series[C]] = {}
 
     def __contains__(self, breaker: Source) -> bool:
         return breaker in self._entries
 
     def __iter__(self) -> Iterator[C]:
-        return iter(list(self._cells.values()))
+        return iter([series.cell for series in self._cells.values()])
 
     def update(self, breakers: Collection[Source]) -> list[Exception]:
         """Read these breakers, and for the last time those that were here before and are gone.
@@ -127,14 +148,16 @@ class Totals(Generic[C]):
         name = self._layout.family(metric) + "_total"
         for listener, count in counts.items():
             labels = {**self.settings.labels, LISTENER.name: escaped(listener)}
-            cell = self._cell(Place(metric, name, labels))
-            cell.inc(count - self._listeners.get((name, listener), 0))
-            self._listeners[name, listener] = count
+            series = self._series(Place(metric, name, labels))
+            total = series.with_added(count - self._listeners.get((name, listener), 0))
+            series.total, self._listeners[name, listener] = total, count
 
     def start_over_after_fork(self) -> None:
         """The breakers of a forked child begin at 0, and so do its cells."""
         self._entries.clear()
         self._listeners.clear()
+        for series in self._cells.values():
+            series.total = None
 
     def withdraw(self) -> None:
         """No breaker is in any state any more; what was counted stays."""
@@ -159,7 +182,7 @@ class Totals(Generic[C]):
             cells, last = entry.cells[at], entry.last[at]
             for name, labels in columns[len(cells) :]:
                 place = Place(part.metric, name, {**entry.labels, **labels}, part.adds_up)
-                cells.append(self._cell(place))
+                cells.append(self._series(place))
                 last.append(0.0)
             values = list(part.told(reading, shape))
             if values != last:
@@ -190,31 +213,28 @@ class Totals(Generic[C]):
         for part, cells, last in zip(self._layout.parts, entry.cells, entry.last, strict=True):
             if part.metric.kind is not Kind.GAUGE:
                 continue
-            for column, cell in enumerate(cells):
-                if part.adds_up:
-                    cell.inc(-last[column])
-                else:
-                    cell.set(0.0)
-                last[column] = 0.0
+            _write(cells, last, [0.0] * len(cells), adds_up=part.adds_up)
 
-    def _cell(self, place: Place) -> C:
+    def _series(self, place: Place) -> _Series[C]:
         key = (place.name, tuple(place.labels.values()))
-        if (cell := self._cells.get(key)) is None:
-            cell = self._cells[key] = self._open(place)
-        return cell
+        if (series := self._cells.get(key)) is None:
+            series = self._cells[key] = _Series(self._open(place))
+        return series
 
 
-def _write(cells: list[C], last: list[float], values: list[float], *, adds_up: bool) -> None:
+def _write(
+    cells: list[_Series[C]], last: list[float], values: list[float], *, adds_up: bool
+) -> None:
     """Each value is remembered once it is written: what fails half-way is made up for later."""
-    for column, (cell, old, new) in enumerate(zip(cells, last, values, strict=True)):
+    for column, (series, old, new) in enumerate(zip(cells, last, values, strict=True)):
         # NaN is not equal to itself, but it is always the same object.
         if new is old or new == old:
             continue
         if adds_up:
-            cell.inc(new - old)
+            series.total, last[column] = series.with_added(new - old), new
         else:
-            cell.set(new)
-        last[column] = new
+            series.cell.set(new)
+            last[column] = new
 
 
 def count_errors(hub: Hub, errors: list[Exception]) -> None:
