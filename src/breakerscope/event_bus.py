@@ -23,6 +23,7 @@ import weakref
 from _thread import start_new_thread
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context, copy_context
 from math import inf
 from queue import Empty, SimpleQueue
@@ -46,6 +47,8 @@ MAX_LOGGED_KINDS = 256
 MAX_NAMES = 1000
 """How many listeners are counted by name; all further ones together."""
 EXIT_FLUSH_SECONDS = 1.0
+LOG_SECONDS = 0.1
+"""So long a line about an error is waited for."""
 START_AGAIN_SECONDS = 0.05
 """After so long a thread that was to be started is missed."""
 
@@ -469,7 +472,7 @@ class Hub:
             if self.raised is not None:
                 self.raised.append(error)
         if due:
-            _log.error(
+            _log_elsewhere(
                 "%s raised %s%s; the protected calls go on, what it did with this event is lost",
                 *key,
                 _place(error),
@@ -503,6 +506,29 @@ class Hub:
         for publisher in self._present():
             publisher.start_over_after_fork()
         self._reroute()
+
+
+def _log_elsewhere(message: str, *arguments: object) -> None:
+    """Log an error in a thread that no interrupt reaches: `logging` takes its locks in a way that
+    one can lose. Waits a moment for it, so that lines keep their order.
+    """
+    written: SimpleQueue[None] = SimpleQueue()
+    context = copy_context()
+
+    def write() -> None:
+        try:
+            context.run(_log.error, message, *arguments)
+        finally:
+            written.put(None)
+
+    try:
+        start_new_thread(write, ())
+    except RuntimeError:
+        # The interpreter is about to end, and starts no threads any more.
+        _log.error(message, *arguments)
+        return
+    with suppress(Empty):
+        written.get(timeout=LOG_SECONDS)
 
 
 def _place(error: Exception) -> str:

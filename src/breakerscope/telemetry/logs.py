@@ -99,8 +99,18 @@ def _calls_are_logged(settings: LogSettings) -> Check:
     from structlog import is_configured
 
     levels = [_LEVELS[level] for n in LOG_EVENTS.values() if (level := settings.level(n)) != OFF]
-    loudest, enabled = max(levels, default=0), _standard_logger.isEnabledFor
-    return lambda: is_configured() or enabled(loudest)
+    loudest = max(levels, default=0)
+    return lambda: is_configured() or _is_enabled(loudest)
+
+
+def _is_enabled(level: int) -> bool:
+    """As `isEnabledFor`, which may take the lock of `logging` in a way that an interrupt can lose:
+    this is asked in the thread of the call.
+    """
+    logger = _standard_logger
+    if logger.disabled or logger.manager.disable >= level:
+        return False
+    return level >= logger.getEffectiveLevel()
 
 
 class _Writer:
