@@ -163,9 +163,16 @@ class Subscription:
             return False
         if worker is None:
             # It never had a thread, and needs none unless something waits before the end.
-            if self._queue.qsize() > 1:
+            if self._queue.qsize() <= 1:
+                return True
+            deadline = time.monotonic() + wait
+            while self._worker is None and time.monotonic() < deadline:
                 self.ensure_worker()
-            return self._queue.qsize() <= 1
+                with suppress(Empty):
+                    self._begun.get(timeout=0.001)
+            worker = self._worker
+            if worker is None:
+                return False
         if worker.is_alive() and self._queue.empty():
             # An interrupt may have kept the end from being queued; twice does no harm.
             self._queue.put(None)
@@ -213,7 +220,6 @@ class Subscription:
         now = time.monotonic()
         if self._worker is not None or now < self._start_again:
             return
-        self._start_again = now + START_AGAIN_SECONDS
         worker = threading.Thread(
             target=self._work,
             args=(self._queue, self._may_work),
@@ -224,6 +230,7 @@ class Subscription:
             # An interrupt in the middle of `Thread.start` breaks the thread. None reaches another
             # thread, and to make that one is a single step in C.
             start_new_thread(worker.start, ())
+            self._start_again = now + START_AGAIN_SECONDS
             self._begun.get(timeout=START_AGAIN_SECONDS)
         except RuntimeError as error:
             self._hub.count_error(self.name, error)

@@ -134,7 +134,9 @@ class Controller(Reentrant):
         if permit is None:
             state, retry_after = cast("Rejection", rejection)
             raise_rejection(CircuitBreakerOpenError(self.name, state, retry_after))
-        enter_probe(permit)
+        if permit.is_probe and not self._bus.collecting():
+            # CPython 3.11 can crash if a collection sets a context variable while one is being set.
+            enter_probe(permit)
         return permit
 
     def _admit_locked(
