@@ -23,10 +23,9 @@ import weakref
 from _thread import start_new_thread
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from contextvars import Context, copy_context
 from math import inf
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import get_ident
 from traceback import extract_tb
 from types import BuiltinMethodType, MethodWrapperType
@@ -61,7 +60,19 @@ _collecting: set[int] = set()
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
-Job = tuple[Context, Event] | SimpleQueue[None] | None
+Signal = Any
+"""A lock of `threading` that is taken until something has happened. The time-out of a SimpleQueue
+can last for ever on CPython 3.11 and 3.12.
+"""
+
+
+def _signal() -> Signal:
+    lock = threading.Lock()
+    lock.acquire(blocking=False)
+    return lock
+
+
+Job = tuple[Context, Event] | Signal | None
 """What waits in a queue: an event, somebody to wake, or the end."""
 
 
@@ -141,7 +152,7 @@ class Subscription:
         self._worker: threading.Thread | None = None
         self._may_work: list[None] = [None]
         self._start_again = -inf
-        self._begun: SimpleQueue[None] = SimpleQueue()
+        self._begun = _signal()
 
     def close(self, wait: float = 0.0) -> bool:
         """Stop listening. What is already queued is still delivered. Closing twice is harmless.
@@ -168,8 +179,7 @@ class Subscription:
             deadline = time.monotonic() + wait
             while self._worker is None and time.monotonic() < deadline:
                 self.ensure_worker()
-                with suppress(Empty):
-                    self._begun.get(timeout=0.001)
+                self._begun.acquire(timeout=0.001)
             worker = self._worker
             if worker is None:
                 return False
@@ -179,21 +189,6 @@ class Subscription:
         if wait > 0:
             worker.join(wait)
         return not worker.is_alive()
-
-    def _wait_for(self, get: Callable[..., object], deadline: float) -> None:
-        """Wait for the thread, and start it if an interrupt kept it from being started. Raises
-        Empty.
-        """
-        while True:
-            self.ensure_worker()
-            left = deadline - time.monotonic()
-            try:
-                get(timeout=min(left, START_AGAIN_SECONDS)) if left > 0 else get(block=False)
-            except Empty:
-                if left <= 0:
-                    raise
-            else:
-                return
 
     def __enter__(self) -> Self:
         return self
@@ -231,12 +226,10 @@ class Subscription:
             # thread, and to make that one is a single step in C.
             start_new_thread(worker.start, ())
             self._start_again = now + START_AGAIN_SECONDS
-            self._begun.get(timeout=START_AGAIN_SECONDS)
+            # On a busy machine it takes longer; then it will be seen when it runs.
+            self._begun.acquire(timeout=START_AGAIN_SECONDS)
         except RuntimeError as error:
             self._hub.count_error(self.name, error)
-        except Empty:
-            # On a busy machine it takes longer; it will be seen when it runs.
-            return
 
     def _work(self, queue: SimpleQueue[Job], may_work: list[None]) -> None:
         try:
@@ -245,13 +238,13 @@ class Subscription:
             # It was started twice, since an interrupt kept the first one from being seen.
             return
         self._worker = threading.current_thread()
-        self._begun.put(None)
+        self._begun.release()
         while (job := queue.get()) is not None:
-            if isinstance(job, SimpleQueue):
-                job.put(None)
-            else:
+            if isinstance(job, tuple):
                 context, event = job
                 context.run(self.call, event)
+            else:
+                job.release()
 
     def flush(self, deadline: float) -> bool:
         """Wait until all that is queued now was delivered; False if the deadline came first."""
@@ -259,13 +252,14 @@ class Subscription:
             return True
         if self._worker is None and self._queue.empty():
             return True
-        delivered: SimpleQueue[None] = SimpleQueue()
+        delivered = _signal()
         self._queue.put(delivered)
-        try:
-            self._wait_for(delivered.get, deadline)
-        except Empty:
-            return False
-        return True
+        while (left := deadline - time.monotonic()) > 0:
+            # An interrupt may have kept the thread from being started.
+            self.ensure_worker()
+            if delivered.acquire(timeout=min(left, START_AGAIN_SECONDS)):
+                return True
+        return bool(delivered.acquire(blocking=False))
 
     def deliver_inline(self, event: Event) -> None:
         """Call the listener in this thread unless its guard says no. Raises no Exception."""
@@ -519,14 +513,14 @@ def _log_elsewhere(message: str, *arguments: object) -> None:
     """Log an error in a thread that no interrupt reaches: `logging` takes its locks in a way that
     one can lose. Waits a moment for it, so that lines keep their order.
     """
-    written: SimpleQueue[None] = SimpleQueue()
+    written = _signal()
     context = copy_context()
 
     def write() -> None:
         try:
             context.run(_log.error, message, *arguments)
         finally:
-            written.put(None)
+            written.release()
 
     try:
         start_new_thread(write, ())
@@ -534,8 +528,7 @@ def _log_elsewhere(message: str, *arguments: object) -> None:
         # The interpreter is about to end, and starts no threads any more.
         _log.error(message, *arguments)
         return
-    with suppress(Empty):
-        written.get(timeout=LOG_SECONDS)
+    written.acquire(timeout=LOG_SECONDS)
 
 
 def _place(error: Exception) -> str:

@@ -55,10 +55,15 @@ class BreakersPer:
                 breaker = self._recent[known] = self._make(f"{self._prefix}:{escaped(key)}")
             if known in self._recent:
                 self._recent.move_to_end(known)
-            while len(self._recent) > self._limit:
-                _, oldest = self._recent.popitem(last=False)
-                self._registry.remove(oldest.name)
+            self._forget_oldest_locked()
             return breaker
+
+    def _forget_oldest_locked(self) -> None:
+        # Not a loop in the block of the `with`: CPython 3.13 looks for signals where it jumps back,
+        # and that is outside of the block.
+        while len(self._recent) > self._limit:
+            _, oldest = self._recent.popitem(last=False)
+            self._registry.remove(oldest.name)
 
     def __len__(self) -> int:
         return len(self._recent)

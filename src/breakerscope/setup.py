@@ -51,10 +51,13 @@ class Telemetry:
         """Undo everything, after the last log lines were written. Closing twice is harmless."""
         global _telemetry  # noqa: PLW0603 - one set-up a process, as one registry
         with _lock:
-            while self._undo:
-                self._undo.pop()()
+            self._undo_locked()
             if _telemetry is self:
                 _telemetry = None
+
+    def _undo_locked(self) -> None:
+        while self._undo:
+            self._undo.pop()()
 
     def __enter__(self) -> Self:
         return self

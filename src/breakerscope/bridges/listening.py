@@ -8,7 +8,7 @@ through these too. What the listener is told goes to the call in whose name the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import wraps
 from typing import Any
 from weakref import ref
@@ -179,3 +179,8 @@ def _steps(
     except BaseException as error:
         listener.leave(call, error)
         raise
+
+
+def joined(listeners: Iterable[object]) -> Listener | None:
+    """The one of ours among the listeners of a breaker, if it has joined already."""
+    return next((each for each in listeners if isinstance(each, Listener)), None)

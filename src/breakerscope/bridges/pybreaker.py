@@ -7,7 +7,7 @@ from typing import Any, Unpack
 from breakerscope.bridges.foreign import BLIND, Look, policy_of
 from breakerscope.bridges.handle import Bridge, BridgeOptions, Shop, lock, same
 from breakerscope.bridges.libraries import PYBREAKER
-from breakerscope.bridges.listening import Listener
+from breakerscope.bridges.listening import Listener, joined
 from breakerscope.core.events import State
 
 
@@ -35,9 +35,8 @@ def attach(breaker: Any, /, name: str, **options: Unpack[BridgeOptions]) -> Brid
         )
 
     with lock:
-        for listener in breaker.listeners:
-            if isinstance(listener, Listener):
-                return same(listener, name)
+        if (there := joined(breaker.listeners)) is not None:
+            return same(there, name)
         made = Listener(
             Shop(PYBREAKER, options),
             breaker,
