@@ -60,10 +60,10 @@ class Program:
 
     def options(self, seed: int, done: int) -> list[str]:
         if self.module == "points":
-            limit = ["--most", "0" if NIGHTLY else "30"]
+            limit = ["--most", "0" if NIGHTLY else "20"]
             return [f"--seed={seed}", *limit]
         times = min(NIGHTLY - done, IN_ONE_PROCESS) if NIGHTLY else 300
-        seconds = 60.0 if NIGHTLY else 0.7
+        seconds = 60.0 if NIGHTLY else 0.5
         return [f"--seed={seed}", f"--times={times}", f"--seconds={seconds}"]
 
 
