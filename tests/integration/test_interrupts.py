@@ -36,8 +36,8 @@ from tests.integration.interrupts.forms import FORMS
 NIGHTLY = int(os.environ.get("BREAKERSCOPE_INTERRUPTS", "0"))
 DICE = random.SystemRandom()
 AT_ONCE = 2
-IN_ONE_PROCESS = 2000
-"""What an interrupt leaks, a listener say, makes the next ones slower."""
+IN_ONE_PROCESS, IF_IT_LEAKS = 2000, 300
+"""Hundreds of listeners that interrupts have left behind make all that comes after them slow."""
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="timers and signals are those of POSIX"),
@@ -62,7 +62,9 @@ class Program:
         if self.module == "points":
             limit = ["--most", "0" if NIGHTLY else "20"]
             return [f"--seed={seed}", *limit]
-        times = min(NIGHTLY - done, IN_ONE_PROCESS) if NIGHTLY else 300
+        leaks = any(FORMS[name].leaks for name in self.what)
+        most = IF_IT_LEAKS if leaks else IN_ONE_PROCESS
+        times = min(NIGHTLY - done, most) if NIGHTLY else 300
         seconds = 60.0 if NIGHTLY else 0.5
         return [f"--seed={seed}", f"--times={times}", f"--seconds={seconds}"]
 

@@ -323,7 +323,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     failures = Failures()
     bs.setup_telemetry(registry=REGISTRY, logs=False)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for case in GROUPS[options.group].values():
             # All is imported once, by a trial without an interrupt.
             subject = Subject(f"warm {case.prepare.__name__}", case.kind, Path(folder))
