@@ -125,9 +125,11 @@ def end_of(request: pytest.FixtureRequest) -> Iterator[Callable[[Program], Ended
     here = [item for item in request.session.items if item.path == Path(__file__)]
     params = [item.callspec.params for item in here if hasattr(item, "callspec")]
     asked: list[Program] = [of_test["program"] for of_test in params]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        asked.clear()  # Other workers have their share, and nobody knows which.
     with ThreadPoolExecutor(AT_ONCE) as pool:
         running = {program: pool.submit(run, program) for program in asked}
-        yield lambda program: running[program].result()
+        yield lambda program: (running.get(program) or pool.submit(run, program)).result()
         pool.shutdown(cancel_futures=True)
 
 
