@@ -36,8 +36,8 @@ class Form(NamedTuple):
     """Whether it may be used by handlers and finalisers too: nothing in it is somebody else's that
     could wait for itself."""
     multiprocess: bool = False
-    threads: bool = True
-    """Whether several threads may do it at once."""
+    leaks: bool = False
+    """Whether an interrupt may leave a listener behind that nobody got hold of."""
 
 
 FORMS: dict[str, Form] = {}
@@ -329,7 +329,7 @@ def _isolated(world: World) -> Round:
 # -- events ----------------------------------------------------------------------------------------
 
 
-@form("subscribe")
+@form("subscribe", leaks=True)
 def _subscribe(world: World) -> Round:
     def round_of_subscribe() -> None:
         service = world.service
@@ -351,7 +351,7 @@ def _subscribe(world: World) -> Round:
     return round_of_subscribe
 
 
-@form("recent")
+@form("recent", leaks=True)
 def _recent(world: World) -> Round:
     lasting = bs.recent(20)
 
@@ -366,7 +366,7 @@ def _recent(world: World) -> Round:
     return round_of_recent
 
 
-@form("stream")
+@form("stream", leaks=True)
 def _stream(world: World) -> Round:
     def round_of_stream() -> None:
         service = world.service
@@ -380,7 +380,7 @@ def _stream(world: World) -> Round:
     return round_of_stream
 
 
-@form("astream")
+@form("astream", leaks=True)
 def _astream(world: World) -> Round:
     async def read(stream: bs.AsyncStream) -> None:
         async for event in stream:
@@ -406,7 +406,7 @@ def _flush(world: World) -> Round:
     return round_of_flush
 
 
-@form("to_jsonl")
+@form("to_jsonl", leaks=True)
 def _to_jsonl(world: World) -> Round:
     def round_of_to_jsonl() -> None:
         service = world.service
@@ -487,7 +487,7 @@ def _configure(world: World) -> Round:
     return round_of_configure
 
 
-@form("setup_telemetry")
+@form("setup_telemetry", leaks=True)
 def _setup_telemetry(world: World) -> Round:
     # From the first of them on, the registry of before is no longer asked.
     world.scrapes_list_all = False
@@ -513,7 +513,7 @@ def _multiprocess(world: World) -> Round:
     return round_of_multiprocess
 
 
-@form("otel metrics", everywhere=False, threads=False)
+@form("otel metrics", everywhere=False, leaks=True)
 def _otel(world: World) -> Round:
     """The SDK keeps plain locks while it asks: that is its own affair in handlers."""
     from opentelemetry.sdk.metrics import MeterProvider

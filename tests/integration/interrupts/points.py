@@ -2,9 +2,9 @@
 
 Two kinds of points. `real`: where CPython looks for signals and the like, which is when a function
 is entered and when one that was written in C has returned; what is raised there is what a handler
-raises. `lines`: before each line. That is harsher than any signal can be, and finds what might
-break when a line is added. Only the way out of a `with` is left out: the interpreter calls the lock
-there by itself, and nothing can come in between.
+raises. (It looks also where a loop jumps back; that is left to the storms.) `lines`: before each
+line. That is harsher than any signal can be, and finds what might break when a line is added. Only
+where a lock would be lost by the trace function alone is left out, see `out_of_reach`.
 
 After each interrupt another thread has to get into every lock, and the breaker has to work.
 """
@@ -88,7 +88,7 @@ def at_real_points(injection: Injection, act: Callable[[], object]) -> None:
 
 def at_lines(injection: Injection, act: Callable[[], object]) -> None:
     def in_frame(frame: FrameType, event: str, _argument: object) -> Any:
-        if event == "line" and frame.f_lasti not in ways_out(frame.f_code):
+        if event == "line" and frame.f_lasti not in out_of_reach(frame.f_code):
             injection.point(frame, event)
         return in_frame
 
@@ -103,19 +103,26 @@ def at_lines(injection: Injection, act: Callable[[], object]) -> None:
 
 
 @cache
-def ways_out(code: CodeType) -> frozenset[int]:
-    """The offsets of the instructions that leave a `with`: three times None, and the call."""
+def out_of_reach(code: CodeType) -> frozenset[int]:
+    """The offsets of instructions before which nothing can come in between, but a trace function.
+
+    They leave a `with`: three times None, and the call. Or they are those of a comprehension that
+    3.12 and later have inlined: what is raised as one of these jumps back is not put right.
+    """
     found: set[int] = set()
     instructions = [each for each in dis.get_instructions(code) if each.opname != "CACHE"]
-    for at in range(len(instructions) - 3):
-        four = instructions[at : at + 4]
-        if all(e.opname == "LOAD_CONST" and e.argval is None for e in four[:3]) and four[
-            3
-        ].opname in ("PRECALL", "CALL"):
-            found.update(each.offset for each in four)
-            before = instructions[at - 1]
+    for before, *nones, call in zip(*(instructions[at:] for at in range(5)), strict=False):
+        if call.opname in ("PRECALL", "CALL") and all(
+            each.opname == "LOAD_CONST" and each.argval is None for each in nones
+        ):
+            found.update(each.offset for each in (*nones, call))
             if before.opname == "SWAP":
                 found.add(before.offset)
+    names = {each.offset: each.opname for each in instructions}
+    bytecode: Any = dis.Bytecode(code)
+    for entry in bytecode.exception_entries:
+        if names[entry.target] == "SWAP":
+            found.update(range(entry.start, entry.end, 2))
     return frozenset(found)
 
 
@@ -259,8 +266,10 @@ class Trials:
 
     def injections(self, name: str, case: Case) -> Iterator[Injection]:
         """All points, with each kind of error; or at most so many, spread over all."""
-        dry = Injection(sys.maxsize, Interrupt)
-        self.one(name, case, dry)
+        for _ in range(2):
+            # The first time, more has to be made.
+            dry = Injection(sys.maxsize, Interrupt)
+            self.one(name, case, dry)
         points = sys.maxsize - dry.left
         every = [(at, error) for at in range(1, points + 1) for error in INTERRUPTS]
         most = min(self.most or len(every), MOST_LEAKS if case.leaks else len(every))
@@ -314,7 +323,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     failures = Failures()
     bs.setup_telemetry(registry=REGISTRY, logs=False)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for case in GROUPS[options.group].values():
             # All is imported once, by a trial without an interrupt.
             subject = Subject(f"warm {case.prepare.__name__}", case.kind, Path(folder))

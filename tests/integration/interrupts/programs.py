@@ -353,7 +353,7 @@ def main() -> None:
     options = parser.parse_args()
     still_alive()
     forms = [FORMS[name] for name in options.forms]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         world = World(options.seed, Path(folder))
         run = Run(world, forms, options.times, options.seconds, control=options.control)
         try:
