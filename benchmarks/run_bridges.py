@@ -16,7 +16,7 @@ from tests.unit.bridged import KINDS, Kind
 from benchmarks.loops import Body, Loop, broken, calls, catching, empty
 from benchmarks.rounds import Subject, Timing, measure
 from breakerscope.core.events import Outcome
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.registry import Registry
 
 HOUR = 3600.0
@@ -40,7 +40,7 @@ class Way:
 
     def build(self, body: Body) -> Loop:
         target = self.kind.make(HOUR)
-        hub, self.registry = Hub(), Registry()
+        bus, self.registry = EventBus(), Registry()
         fn = self.kind.protect(target, body)
         if self.refused:
             fail = self.kind.protect(target, broken)
@@ -51,10 +51,10 @@ class Way:
                     continue
         if self.way != "alone":
             # The target and its series live as long as the loop.
-            handle = self.kind.join(target, hub=hub, registry=self.registry)
+            handle = self.kind.join(target, bus=bus, registry=self.registry)
             if self.way == "heard":
-                hub.subscribe(_nothing, inline=True)
-            self.kept: Any = target, handle, hub
+                bus.subscribe(_nothing, inline=True)
+            self.kept: Any = target, handle, bus
         return catching(fn, self.kind.refusal()) if self.refused else calls(fn)
 
     def counted(self) -> float:

@@ -14,7 +14,7 @@ from breakerscope.core.events import EventType, Outcome, State
 from breakerscope.core.executor import Executor
 from breakerscope.core.policy import Policy
 from breakerscope.core.reading import Reading
-from breakerscope.event_bus import Hub, SubscribeOptions, Subscription, default_hub
+from breakerscope.event_bus import EventBus, SubscribeOptions, Subscription, default_bus
 from breakerscope.fallback import Fallback
 from breakerscope.names import checked_name
 from breakerscope.snapshots import checked, to_snapshot
@@ -32,7 +32,7 @@ class Parts(TypedDict, total=False):
     labels: Mapping[str, str]
     clock: Clock
     random: Callable[[], float]
-    hub: Hub
+    bus: EventBus
 
 
 def _random() -> float:
@@ -76,22 +76,22 @@ class CircuitBreaker(Executor):
     `random` are for tests: seconds, and a number from 0 to 1 for the jitter.
     """
 
-    __slots__ = ("__weakref__", "_hub", "labels")
+    __slots__ = ("__weakref__", "_event_bus", "labels")
 
     def __init__(self, name: str, policy: Policy | None = None, **parts: Unpack[Parts]) -> None:
         checked_name(name)
         clock = parts.get("clock", SYSTEM_CLOCK)
-        hub = parts.get("hub", default_hub)
+        bus = parts.get("bus", default_bus)
         controller = Controller(
             name,
             policy or Policy(),
             buckets=checked_buckets(parts.get("buckets", DEFAULT_BUCKETS)),
             clock=clock,
             random=parts.get("random", _random),
-            bus=hub,
+            bus=bus,
         )
-        self._hub = hub
-        super().__init__(controller, parts.get("classifier", EVERY_EXCEPTION_FAILS), clock, hub)
+        self._event_bus = bus
+        super().__init__(controller, parts.get("classifier", EVERY_EXCEPTION_FAILS), clock, bus)
         self.labels: Mapping[str, str] = parts.get("labels") or NO_LABELS
         """Labels of this breaker's metrics, besides those of the set-up."""
 
@@ -201,7 +201,7 @@ class CircuitBreaker(Executor):
     ) -> Subscription:
         """Call `listener` with the events of this breaker; see `breakerscope.subscribe`."""
         options["breaker"] = self.name
-        return self._hub.subscribe(listener, *types, **options)
+        return self._event_bus.subscribe(listener, *types, **options)
 
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self.name!r} {self.state}>"

@@ -20,7 +20,7 @@ import os
 import threading
 import time
 import weakref
-from _thread import start_new_thread
+from _thread import LockType, start_new_thread
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
@@ -57,12 +57,12 @@ _delivering: set[int] = set()
 """The threads that run a listener right now."""
 _collecting: set[int] = set()
 """The threads in which a garbage collection runs right now."""
-_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+_buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
 
 
-Signal = Any
-"""A lock of `threading` that is taken until something has happened. The time-out of a SimpleQueue
-can last for ever on CPython 3.11 and 3.12.
+Signal = LockType
+"""Taken until something has happened. The time-out of a SimpleQueue can last for ever on CPython
+3.11 and 3.12.
 """
 
 
@@ -110,7 +110,7 @@ class Subscription:
 
     def __init__(
         self,
-        hub: Hub,
+        bus: EventBus,
         listener: Callable[[Any], object],
         types: tuple[EventType, ...],
         options: SubscribeOptions,
@@ -127,7 +127,7 @@ class Subscription:
         guards = {guard: self._checked(guard) for guard in by_type.values()}
         self.guards: Mapping[EventType, Check] = {t: guards[by_type[t]] for t in by_type}
         self.every = options.get("every", 0.0)
-        self._hub = hub
+        self._bus = bus
         self._listener = listener
         self._queue_size = options.get("queue_size", DEFAULT_QUEUE_SIZE)
         self.start_over()
@@ -141,7 +141,7 @@ class Subscription:
             try:
                 return guard()
             except Exception as error:
-                self._hub.count_error(self.name, error)
+                self._bus.count_error(self.name, error)
                 return False
 
         return checked
@@ -160,9 +160,9 @@ class Subscription:
         Waits up to `wait` seconds until the last event was delivered and the thread has ended, and
         says whether that is so.
         """
-        self._hub.unsubscribe(self)
+        self._bus.unsubscribe(self)
         if self._worker is not None or not self._queue.empty():
-            self._hub.closed(self)
+            self._bus.closed(self)
             self.ensure_worker()
         self._queue.put(None)
         return self.ended(wait)
@@ -201,7 +201,7 @@ class Subscription:
         held.
         """
         if self._queue.qsize() >= self._queue_size or get_ident() in _delivering:
-            self._hub.count_dropped(self.name)
+            self._bus.count_dropped(self.name)
         else:
             self._queue.put((context, event))
 
@@ -229,7 +229,7 @@ class Subscription:
             # On a busy machine it takes longer; then it will be seen when it runs.
             self._begun.acquire(timeout=START_AGAIN_SECONDS)
         except RuntimeError as error:
-            self._hub.count_error(self.name, error)
+            self._bus.count_error(self.name, error)
 
     def _work(self, queue: SimpleQueue[Job], may_work: list[None]) -> None:
         try:
@@ -270,13 +270,13 @@ class Subscription:
         """Call the listener in this thread, unless that runs one already. Raises no Exception."""
         ident = get_ident()
         if ident in _delivering:
-            self._hub.count_dropped(self.name)
+            self._bus.count_dropped(self.name)
             return
         try:
             _delivering.add(ident)
             self._listener(event)
         except Exception as error:
-            self._hub.count_error(self.name, error)
+            self._bus.count_error(self.name, error)
         finally:
             _delivering.discard(ident)
 
@@ -292,7 +292,7 @@ gc.callbacks.append(_note_collection)
 
 
 class Publisher(Protocol):
-    """What the hub needs of a breaker."""
+    """What the bus needs of a breaker."""
 
     name: str
 
@@ -305,7 +305,7 @@ class Publisher(Protocol):
         ...
 
 
-class Hub:
+class EventBus:
     """All subscriptions of a process and the breakers that publish. Thread-safe."""
 
     def __init__(self) -> None:
@@ -320,7 +320,7 @@ class Hub:
         self.raised: list[Exception] | None = None
         """What listeners raised, where a test asked for it."""
         self._start_over()
-        _hubs.add(self)
+        _buses.add(self)
 
     def _start_over(self) -> None:
         self._lock = threading.RLock()
@@ -537,16 +537,16 @@ def _place(error: Exception) -> str:
     return f" in {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
-default_hub = Hub()
+default_bus = EventBus()
 
 
 def _after_fork_in_child() -> None:
     # The listeners of other threads do not run on here.
     _delivering.intersection_update({get_ident()})
-    for hub in _hubs:
-        hub.start_over_after_fork()
+    for bus in _buses:
+        bus.start_over_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(default_hub.flush, EXIT_FLUSH_SECONDS)
+atexit.register(default_bus.flush, EXIT_FLUSH_SECONDS)

@@ -25,7 +25,7 @@ from breakerscope.event_bus import (
     SubscribeFilter,
     SubscribeOptions,
     Subscription,
-    default_hub,
+    default_bus,
 )
 from breakerscope.names import checked_name
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
@@ -170,7 +170,7 @@ def subscribe(
     By default the listener has a bounded queue and a thread of its own and gets the events of each
     breaker in the order of `seq`. See `SubscribeOptions`. Raises SubscriptionError.
     """
-    return default_hub.subscribe(listener, *types, **options)
+    return default_bus.subscribe(listener, *types, **options)
 
 
 def to_jsonl(
@@ -194,7 +194,7 @@ def to_jsonl(
     from breakerscope.telemetry.jsonl import JsonLines
 
     return JsonLines(
-        default_hub,
+        default_bus,
         path,
         *types,
         max_bytes=max_bytes,

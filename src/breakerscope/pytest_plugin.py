@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 
 from breakerscope.core.events import Event
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 from breakerscope.registry import default_registry
 from breakerscope.testing import FakeClock, capture_events, strict_listeners
 
@@ -32,7 +32,7 @@ def fresh_breakers() -> Generator[None, None, None]:
     """
     before = list(default_registry)
     default_registry.clear()
-    default_hub.forget_counts()
+    default_bus.forget_counts()
     yield
     default_registry.clear()
     for breaker in before:

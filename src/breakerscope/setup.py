@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 from breakerscope.registry import default_registry
 from breakerscope.telemetry.errors import MissingExtraError, TelemetryError
 from breakerscope.telemetry.settings import MAX_BREAKERS, MetricsSettings
@@ -180,7 +180,7 @@ def flush(timeout: float = 5.0) -> bool:
     """
     if (telemetry := _telemetry) is not None:
         telemetry._flush_metrics()
-    return default_hub.flush(timeout)
+    return default_bus.flush(timeout)
 
 
 def _span_policy(traces: object) -> SpanPolicy:
@@ -198,7 +198,7 @@ def _export_by_otlp(*, log_events: bool, otel_metrics: bool) -> Otlp:
         from breakerscope.telemetry.otlp import set_up
     except ImportError as error:
         raise MissingExtraError("otlp=True", str(error.name), "'breakerscope[otlp]'") from error
-    return set_up(default_hub, log_events=log_events, otel_metrics=otel_metrics)
+    return set_up(default_bus, log_events=log_events, otel_metrics=otel_metrics)
 
 
 def _attach_otel_metrics(
@@ -206,7 +206,7 @@ def _attach_otel_metrics(
 ) -> None:
     from breakerscope.telemetry import otel_metrics
 
-    instruments = otel_metrics.attach(provider, default_registry, default_hub, settings)
+    instruments = otel_metrics.attach(provider, default_registry, default_bus, settings)
     undo.append(instruments.detach)
 
 
@@ -218,7 +218,7 @@ def _attach_metrics(
     from breakerscope.telemetry import metrics
 
     target = REGISTRY if registry is None else registry
-    attached = metrics.attach(target, default_registry, default_hub, settings)
+    attached = metrics.attach(target, default_registry, default_bus, settings)
     undo.append(attached.close)
     return attached.flush
 
@@ -226,12 +226,12 @@ def _attach_metrics(
 def _attach_traces(undo: Undo, policy: SpanPolicy, events: EventRoute) -> None:
     from breakerscope.telemetry import traces
 
-    subscriptions = traces.attach(default_hub, policy=policy, events=events)
-    undo.append(lambda: traces.detach(default_hub, subscriptions))
+    subscriptions = traces.attach(default_bus, policy=policy, events=events)
+    undo.append(lambda: traces.detach(default_bus, subscriptions))
 
 
 def _attach_logs(undo: Undo, settings: LogSettings) -> None:
     from breakerscope.telemetry import logs
 
-    lines = logs.attach(default_hub, settings)
+    lines = logs.attach(default_bus, settings)
     undo.append(lambda: lines.close(default_registry.shown(), wait=CLOSE_SECONDS))

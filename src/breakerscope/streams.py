@@ -16,10 +16,10 @@ from typing import Any, Self, Unpack
 from breakerscope.core.events import Event, EventType
 from breakerscope.event_bus import (
     DEFAULT_QUEUE_SIZE,
-    Hub,
+    EventBus,
     SubscribeFilter,
     SubscriptionError,
-    default_hub,
+    default_bus,
 )
 
 CLOSE_SECONDS = 1.0
@@ -36,13 +36,13 @@ class Recent:
     """
 
     def __init__(
-        self, hub: Hub, size: int, *types: EventType, **options: Unpack[SubscribeFilter]
+        self, bus: EventBus, size: int, *types: EventType, **options: Unpack[SubscribeFilter]
     ) -> None:
         if size < 1:
             raise SubscriptionError(f"size={size!r}: allowed is 1 or more")
         self._ring: deque[Event] = deque(maxlen=size)
         options.setdefault("name", "recent")
-        self._subscription = hub.subscribe(self._ring.append, *types, inline=True, **options)
+        self._subscription = bus.subscribe(self._ring.append, *types, inline=True, **options)
 
     def events(self) -> list[Event]:
         """The events in the ring, oldest first."""
@@ -70,24 +70,24 @@ class _Arrivals:
 
     def __init__(
         self,
-        hub: Hub,
+        bus: EventBus,
         types: tuple[EventType, ...],
         queue_size: int,
         name: str,
         options: SubscribeFilter,
     ) -> None:
-        self._hub = hub
+        self._bus = bus
         self._queue_size = queue_size
         self._arrived: SimpleQueue[Event | None] = SimpleQueue()
         options.setdefault("name", name)
-        self._subscription = hub.subscribe(
+        self._subscription = bus.subscribe(
             self._arrive, *types, inline=False, queue_size=queue_size, **options
         )
         self._missed_before = self._missed()
 
     def _arrive(self, event: Event) -> None:
         if self._arrived.qsize() >= self._queue_size:
-            self._hub.count_dropped(self._subscription.name)
+            self._bus.count_dropped(self._subscription.name)
         else:
             self._put(event)
 
@@ -107,7 +107,7 @@ class _Arrivals:
         return self._missed() - self._missed_before
 
     def _missed(self) -> int:
-        return self._hub.dropped().get(self._subscription.name, 0)
+        return self._bus.dropped().get(self._subscription.name, 0)
 
     def close(self) -> None:
         """Stop listening. The reader gets what has happened so far, and then the end.
@@ -149,14 +149,14 @@ class AsyncStream(_Arrivals):
 
     def __init__(
         self,
-        hub: Hub,
+        bus: EventBus,
         types: tuple[EventType, ...],
         queue_size: int,
         name: str,
         options: SubscribeFilter,
     ) -> None:
         self._wakes: deque[Wake] = deque()
-        super().__init__(hub, types, queue_size, name, options)
+        super().__init__(bus, types, queue_size, name, options)
 
     def _put(self, event: Event | None) -> None:
         super()._put(event)
@@ -210,7 +210,7 @@ def recent(size: int = 100, /, *types: EventType, **options: Unpack[SubscribeFil
 
     They are delivered in the thread of the call. Undo it with `close()`. Raises SubscriptionError.
     """
-    return Recent(default_hub, size, *types, **options)
+    return Recent(default_bus, size, *types, **options)
 
 
 def stream(
@@ -222,11 +222,11 @@ def stream(
     some: when `queue_size` of them wait, further ones are dropped and counted in `dropped`. Undo it
     with `close()`. Raises SubscriptionError.
     """
-    return Stream(default_hub, types, queue_size, "stream", options)
+    return Stream(default_bus, types, queue_size, "stream", options)
 
 
 def astream(
     *types: EventType, queue_size: int = DEFAULT_QUEUE_SIZE, **options: Unpack[SubscribeFilter]
 ) -> AsyncStream:
     """The same as `stream` for `async for`, under asyncio and Trio."""
-    return AsyncStream(default_hub, types, queue_size, "astream", options)
+    return AsyncStream(default_bus, types, queue_size, "astream", options)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.core.clock import Clock
 from breakerscope.core.events import Event, EventType, State
-from breakerscope.event_bus import Hub, default_hub
+from breakerscope.event_bus import EventBus, default_bus
 
 
 class FakeClock:
@@ -37,7 +37,7 @@ def force_state(breaker: CircuitBreaker, state: State) -> None:
         {
             **breaker.snapshot(),
             "state": state.value,
-            "rows": CircuitBreaker(breaker.name, breaker.policy, hub=Hub()).snapshot()["rows"],
+            "rows": CircuitBreaker(breaker.name, breaker.policy, bus=EventBus()).snapshot()["rows"],
             "consecutive_failures": 0,
             "probe_successes": 0,
             "ramp_for": 0.0,
@@ -49,29 +49,29 @@ def force_state(breaker: CircuitBreaker, state: State) -> None:
 
 
 @contextmanager
-def capture_events(*types: EventType, hub: Hub = default_hub) -> Generator[list[Event]]:
+def capture_events(*types: EventType, bus: EventBus = default_bus) -> Generator[list[Event]]:
     """Inside the block, all events of these types (none named: all) are appended to the list.
 
     They are delivered in the thread of the call, so they are in the list when the call returns.
     """
     events: list[Event] = []
-    with hub.subscribe(events.append, *types, inline=True, name="capture_events"):
+    with bus.subscribe(events.append, *types, inline=True, name="capture_events"):
         yield events
 
 
 @contextmanager
-def strict_listeners(*, hub: Hub = default_hub, timeout: float = 5.0) -> Generator[None]:
+def strict_listeners(*, bus: EventBus = default_bus, timeout: float = 5.0) -> Generator[None]:
     """What listeners raise inside the block is raised at its end, as an ExceptionGroup.
 
     The end waits up to `timeout` seconds for the events that are still queued. The protected calls
     see nothing of it, as ever. Not for use from several threads at once.
     """
     raised: list[Exception] = []
-    hub.raised = raised
+    bus.raised = raised
     try:
         yield
-        hub.flush(timeout)
+        bus.flush(timeout)
     finally:
-        hub.raised = None
+        bus.raised = None
     if raised:
         raise ExceptionGroup("listeners raised", raised)

@@ -24,7 +24,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import breakerscope as bs
 from breakerscope import catalogue
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 from breakerscope.registry import default_registry
 from breakerscope.telemetry.metrics import BreakerCollector, DuplicateMetricError
 from breakerscope.telemetry.settings import MetricsSettings
@@ -107,7 +107,7 @@ def every_series_at_zero() -> Any:
         for family in registry.collect()
         for sample in family.samples
     }
-    collector = BreakerCollector(default_registry, default_hub, MetricsSettings())
+    collector = BreakerCollector(default_registry, default_bus, MetricsSettings())
     there = {
         (sample.name, tuple(sorted(sample.labels.items())))
         for family in collector.collect()
@@ -279,7 +279,7 @@ def no_room() -> Any:
     cell.set = full
     succeed(3)
     bs.flush()
-    errors = default_hub.errors().get("metrics", 0)
+    errors = default_bus.errors().get("metrics", 0)
     before = calls()["success"]
     cell.set = real
     bs.flush()

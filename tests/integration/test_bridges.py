@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from breakerscope import catalogue
 from breakerscope.bridges.libraries import LIBRARIES, Library
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.mixin import MixinConfig, rendered, rendered_alerts
 from breakerscope.mixin.queries import series_of
 from breakerscope.registry import Registry
@@ -148,8 +148,8 @@ CALM, OUTAGE, CALLS = 10, 30, 30
 def scrapes(kind: Kind, instance: str = "a:1", *, fails: bool = True) -> dict[str, list[float]]:
     """Real series of a bridged breaker, a scrape for each minute; its dependency fails for good."""
     target_labels = {"job": "shop", "instance": instance}
-    hub, registry, prometheus = Hub(), Registry(), CollectorRegistry()
-    prometheus.register(BreakerCollector(registry, hub, MetricsSettings()))
+    bus, registry, prometheus = EventBus(), Registry(), CollectorRegistry()
+    prometheus.register(BreakerCollector(registry, bus, MetricsSettings()))
     target, down = kind.make(60), False
 
     def ask() -> None:
@@ -159,7 +159,7 @@ def scrapes(kind: Kind, instance: str = "a:1", *, fails: bool = True) -> dict[st
     protected = kind.protect(target, ask)
     found: dict[str, list[float]] = {}
     opened_at = 0
-    with kind.join(target, hub=hub, registry=registry):
+    with kind.join(target, bus=bus, registry=registry):
         for minute in range(CALM + OUTAGE):
             down = fails and minute >= CALM
             calls = 0

@@ -18,7 +18,7 @@ from breakerscope.core.classification import Classifier
 from breakerscope.core.events import CallRejected, CallSettled, Event, StateChanged
 from breakerscope.core.policy import Policy
 from breakerscope.core.reading import Reading
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from tests.unit.support import Boom
 
 THREADS = 8
@@ -63,10 +63,10 @@ def total(reading: Reading) -> Counter[Outcome]:
     return Counter({outcome: n for outcome, n in reading.calls.items() if n})
 
 
-def make(hub: Hub, *, ignores: bool = True) -> CircuitBreaker:
+def make(bus: EventBus, *, ignores: bool = True) -> CircuitBreaker:
     policy = Policy(consecutive_failures=3, failure_rate=0.3, open_for=0.002, probes=2)
     classifier = Classifier(ignore=KeyError if ignores else None)
-    return CircuitBreaker("threads", policy, classifier=classifier, hub=hub)
+    return CircuitBreaker("threads", policy, classifier=classifier, bus=bus)
 
 
 @pytest.mark.usefixtures("hasty_interpreter")
@@ -79,8 +79,8 @@ def make(hub: Hub, *, ignores: bool = True) -> CircuitBreaker:
     ],
 )
 def test_threads_scrapes_and_manual_control_lose_nothing(subscribed: bool, ignores: bool) -> None:
-    hub = Hub()
-    breaker = make(hub, ignores=ignores)
+    bus = EventBus()
+    breaker = make(bus, ignores=ignores)
     of_key_error = Outcome.IGNORED if ignores else Outcome.FAILURE
     events: Counter[Outcome] = Counter()
     changes = Counter[tuple[str, str]]()
@@ -96,7 +96,7 @@ def test_threads_scrapes_and_manual_control_lose_nothing(subscribed: bool, ignor
             changes[event.old, event.new] += 1
 
     if subscribed:
-        hub.subscribe(listen, queue_size=THREADS * CALLS * 2)
+        bus.subscribe(listen, queue_size=THREADS * CALLS * 2)
 
     @breaker
     def protected(error: BaseException | None) -> None:
@@ -161,16 +161,16 @@ def test_threads_scrapes_and_manual_control_lose_nothing(subscribed: bool, ignor
     histogram = {outcome: sum(of.counts) for outcome, of in reading.durations.items()}
     assert histogram == {outcome: asked[outcome] for outcome in histogram}
     if subscribed:
-        assert hub.flush(60.0)
-        assert hub.dropped()[next(iter(hub.dropped()))] == 0
+        assert bus.flush(60.0)
+        assert bus.dropped()[next(iter(bus.dropped()))] == 0
         assert events == asked
         assert sum(changes.values()) == sum(reading.transitions.values())
         assert seen == list(range(1, len(seen) + 1))
 
 
 def test_tasks_of_which_a_third_is_cancelled_lose_nothing() -> None:
-    hub = Hub()
-    breaker = make(hub)
+    bus = EventBus()
+    breaker = make(bus)
     tally: Counter[Outcome] = Counter()
 
     @breaker
@@ -218,8 +218,8 @@ def test_tasks_of_which_a_third_is_cancelled_lose_nothing() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_a_forked_child_starts_afresh() -> None:
-    hub = Hub()
-    breaker = make(hub)
+    bus = EventBus()
+    breaker = make(bus)
     for _ in range(10):
         breaker.call(int)
     in_flight = breaker.guard()

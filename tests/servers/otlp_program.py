@@ -13,7 +13,7 @@ import sys
 from opentelemetry import trace
 
 import breakerscope as bs
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
             for _ in range(int(line)):
                 with tracer.start_as_current_span("request"):
                     payments.call(int)
-            print(default_hub.dropped().get("otlp", 0), flush=True)
+            print(default_bus.dropped().get("otlp", 0), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from breakerscope.core.policy import Policy
 from breakerscope.core.state_machine import StateMachine
 from breakerscope.core.transitions import Figures, Transition
 from breakerscope.core.windows import CountWindow, Window
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.testing import FakeClock
 
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -44,16 +44,16 @@ def fail() -> None:
 def make_breaker(
     clock: FakeClock | None = None,
     *,
-    hub: Hub | None = None,
+    bus: EventBus | None = None,
     name: str = "payment_api",
     **policy: object,
 ) -> CircuitBreaker:
-    """A breaker of its own hub, with a clock that stands still."""
+    """A breaker of its own bus, with a clock that stands still."""
     return CircuitBreaker(
         name,
         Policy(**policy),  # type: ignore[arg-type]
         clock=(clock or FakeClock()).clock,
-        hub=hub or Hub(),
+        bus=bus or EventBus(),
     )
 
 

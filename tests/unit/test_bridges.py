@@ -49,7 +49,7 @@ from breakerscope.bridges.libraries import (
 )
 from breakerscope.catalogue import LogEvent, Metric, SpanEventName
 from breakerscope.core.reading import Reading
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.names import BreakerNameError
 from breakerscope.registry import ContradictionError, Registry
 from breakerscope.telemetry import logs, otel_metrics, traces
@@ -79,13 +79,13 @@ class World:
     """Telemetry of its own."""
 
     def __init__(self) -> None:
-        self.hub, self.registry = Hub(), Registry()
-        self.hub.raised = []
+        self.bus, self.registry = EventBus(), Registry()
+        self.bus.raised = []
         self.prometheus = CollectorRegistry()
-        self.prometheus.register(BreakerCollector(self.registry, self.hub, MetricsSettings()))
+        self.prometheus.register(BreakerCollector(self.registry, self.bus, MetricsSettings()))
 
     def join(self, kind: Kind, target: Any) -> bridges.Bridge:
-        return kind.join(target, hub=self.hub, registry=self.registry)
+        return kind.join(target, bus=self.bus, registry=self.registry)
 
     def read(self) -> Reading:
         (source,) = self.registry.shown()
@@ -111,7 +111,7 @@ class World:
 def world() -> Iterator[World]:
     made = World()
     yield made
-    assert made.hub.raised == []
+    assert made.bus.raised == []
 
 
 def good() -> str:
@@ -206,9 +206,9 @@ def test_an_outage_over_sockets_is_told_to_the_unit(kind: Kind, world: World) ->
             assert time.monotonic() < deadline
             call()
 
-    subscriptions = traces.attach(world.hub, policy="all")
+    subscriptions = traces.attach(world.bus, policy="all")
     try:
-        with world.join(kind, target), capture_events(hub=world.hub) as events:
+        with world.join(kind, target), capture_events(bus=world.bus) as events:
             for _ in range(5):
                 call()
             upstream.stop()
@@ -229,7 +229,7 @@ def test_an_outage_over_sockets_is_told_to_the_unit(kind: Kind, world: World) ->
             assert reading.transitions == changes
     finally:
         upstream.stop()
-        traces.detach(world.hub, subscriptions)
+        traces.detach(world.bus, subscriptions)
     told = [e.outcome for e in events if type(e) is CallSettled]
     told += [Outcome.REJECTED for e in events if type(e) is CallRejected]
     assert Counter(told) == expected
@@ -372,7 +372,7 @@ def test_what_a_library_cannot_tell_is_absent(kind: Kind, world: World) -> None:
         assert world.value(catalogue.OPEN_WAIT) == 60
         assert world.value(catalogue.STATE_NOW, state="open") == 1
         assert generate_latest(world.prometheus)
-        with capture_events(CallRejected, hub=world.hub) as events:
+        with capture_events(CallRejected, bus=world.bus) as events:
             assert ending(kind.protect(target, good)) == kind.refusal().__name__
         waits = [event.retry_after or 0 for event in events if type(event) is CallRejected]
         assert [59 < wait <= 60 for wait in waits] == [True]
@@ -390,7 +390,7 @@ def test_what_is_absent_is_so_by_every_way(kind: Kind, world: World) -> None:
     with world.join(kind, target):
         trip(kind, target)
         provider = MeterProvider([reader])
-        otel_metrics.attach(provider, world.registry, world.hub, MetricsSettings())
+        otel_metrics.attach(provider, world.registry, world.bus, MetricsSettings())
         data = reader.get_metrics_data()
         assert data is not None
         shown = {
@@ -475,8 +475,8 @@ def test_slow_calls_of_nopanic_are_told_where_it_looks_for_them(world: World) ->
     import nopanic
 
     target = nopanic.CircuitBreaker(slow_call_duration=0.001, slow_call_threshold=0.5, min_calls=2)
-    with bridges.nopanic.attach(target, CIRCUIT, hub=world.hub, registry=world.registry):
-        with capture_events(StateChanged, hub=world.hub) as events:
+    with bridges.nopanic.attach(target, CIRCUIT, bus=world.bus, registry=world.registry):
+        with capture_events(StateChanged, bus=world.bus) as events:
             for _ in range(2):
                 target(lambda: time.sleep(0.002))()
         assert world.value(catalogue.SLOW_CALLS) == 2
@@ -494,7 +494,7 @@ def test_changes_by_hand_are_told_as_such(kind: Kind, world: World) -> None:
         "circuitbreaker": ["reset"],
         "purgatory": [],
     }[kind.library.name]
-    with world.join(kind, target), capture_events(StateChanged, hub=world.hub) as events:
+    with world.join(kind, target), capture_events(StateChanged, bus=world.bus) as events:
         trip(kind, target)
         events.clear()
         for command in by_hand[1:] if by_hand[:1] == ["open"] else by_hand:
@@ -528,7 +528,7 @@ def test_fallbacks_of_circuitbreaker_are_told(world: World) -> None:
 
     target = circuitbreaker.CircuitBreaker(failure_threshold=1, fallback_function=lambda: "instead")
     work = target(bad)
-    with bridges.circuitbreaker.attach(target, CIRCUIT, hub=world.hub, registry=world.registry):
+    with bridges.circuitbreaker.attach(target, CIRCUIT, bus=world.bus, registry=world.registry):
         ending(work)
         assert [work(), work()] == ["instead", "instead"]
         assert world.calls() == {Outcome.FAILURE: 1, Outcome.REJECTED: 2}
@@ -542,7 +542,7 @@ def test_fallbacks_of_circuitbreaker_are_told(world: World) -> None:
 def test_log_lines_add_up(kind: Kind, world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="breakerscope")
     target = kind.make(60)
-    lines = logs.attach(world.hub, LogSettings(rejections_every=60))
+    lines = logs.attach(world.bus, LogSettings(rejections_every=60))
     with world.join(kind, target):
         trip(kind, target)
         for _ in range(5):
@@ -620,7 +620,7 @@ def test_undoing_leaves_the_breaker_as_it_was(kind: Kind, world: World) -> None:
     handle.close()
     assert shape() == before
     assert world.registry.shown() == []
-    with capture_events(hub=world.hub) as events:
+    with capture_events(bus=world.bus) as events:
         assert work() == "good"
         with kept or nullcontext():
             pass
@@ -638,7 +638,7 @@ def test_attached_twice_is_counted_once(kind: Kind, world: World) -> None:
         kind.protect(target, good)()
         assert world.calls() == {Outcome.SUCCESS: 1}
         with pytest.raises(BridgeError, match="attached already"):
-            kind.attach(target, name="other", hub=world.hub, registry=world.registry)
+            kind.attach(target, name="other", bus=world.bus, registry=world.registry)
 
 
 @each_kind
@@ -651,8 +651,8 @@ def test_a_name_that_is_taken_is_refused(kind: Kind, world: World) -> None:
             with world.join(kind, second):
                 assert kind.protect(second, good)() == "good"
                 assert world.calls() == {Outcome.SUCCESS: 1}
-                assert [type(error) for error in world.hub.raised or []] == [ContradictionError]
-            world.hub.raised = []
+                assert [type(error) for error in world.bus.raised or []] == [ContradictionError]
+            world.bus.raised = []
         else:
             with pytest.raises(ContradictionError, match=f"'{CIRCUIT}'"):
                 world.join(kind, second)
@@ -678,10 +678,10 @@ def test_a_fault_of_the_telemetry_does_not_reach_the_call(
         assert ends[0] == "Boom"
         assert ends[-1] == kind.refusal().__name__
         monkeypatch.undo()
-    raised = world.hub.raised or []
+    raised = world.bus.raised or []
     assert {type(error) for error in raised} == {RuntimeError}
-    assert world.hub.errors()["bridges"] == len(raised)
-    world.hub.raised = []
+    assert world.bus.errors()["bridges"] == len(raised)
+    world.bus.raised = []
 
 
 @each_kind
@@ -691,11 +691,11 @@ def test_a_listener_of_ours_that_raises_does_not_reach_the_call(kind: Kind, worl
     def raises(_event: object) -> None:
         raise RuntimeError
 
-    with world.join(kind, target), world.hub.subscribe(raises, inline=True, name="bad"):
+    with world.join(kind, target), world.bus.subscribe(raises, inline=True, name="bad"):
         assert kind.protect(target, good)() == "good"
         trip(kind, target)
-    assert world.hub.errors()["bad"] >= 6
-    world.hub.raised = []
+    assert world.bus.errors()["bad"] >= 6
+    world.bus.raised = []
 
 
 @each_kind
@@ -725,7 +725,7 @@ def test_a_dropped_breaker_is_collected_and_its_series_go(kind: Kind, world: Wor
 @each_kind
 def test_another_object_is_refused(kind: Kind, world: World) -> None:
     with pytest.raises(BridgeError, match=f"allowed is a .*{kind.library.module}"):
-        kind.join(object(), hub=world.hub, registry=world.registry)
+        kind.join(object(), bus=world.bus, registry=world.registry)
 
 
 @each_kind
@@ -758,15 +758,15 @@ def test_a_missing_library_is_named_with_the_command(
 
 def test_a_name_is_taken_by_ours_or_by_theirs() -> None:
     world, (kind, *_) = World(), KINDS
-    world.registry.add(CircuitBreaker(CIRCUIT, hub=world.hub))
+    world.registry.add(CircuitBreaker(CIRCUIT, bus=world.bus))
     target = kind.make(60)
     with pytest.raises(ContradictionError, match="a breaker of breakerscope has this name"):
         world.join(kind, target)
     world.registry.remove(CIRCUIT)
     bridge, taken = world.join(kind, target), "a bridged breaker of another library"
     with bridge, pytest.raises(ContradictionError, match=taken):
-        world.registry.add(CircuitBreaker(CIRCUIT, hub=world.hub))
-    world.registry.add(CircuitBreaker(CIRCUIT, hub=world.hub))
+        world.registry.add(CircuitBreaker(CIRCUIT, bus=world.bus))
+    world.registry.add(CircuitBreaker(CIRCUIT, bus=world.bus))
 
 
 @each_kind
@@ -777,7 +777,7 @@ def test_an_impossible_name_is_refused_and_nothing_is_changed(kind: Kind, world:
     before = type(kind.watched(target)), dict(getattr(target, "__dict__", {}))
     for name in ("", "  ", None):
         with pytest.raises(BreakerNameError):
-            kind.attach(target, name=name, hub=world.hub, registry=world.registry)
+            kind.attach(target, name=name, bus=world.bus, registry=world.registry)
     assert (type(kind.watched(target)), dict(getattr(target, "__dict__", {}))) == before
 
 

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 import breakerscope as bs
 from breakerscope.core.events import EVENT_TYPES, CallRejected, CallSettled, Event, Outcome, State
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
 
@@ -67,14 +67,14 @@ def test_the_reader_and_the_schema_agree_on_what_is_broken(
 def test_what_breakers_emit_fits_the_schema_in_the_package() -> None:
     schema = json.loads(files(bs).joinpath("events.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator.check_schema(schema)
-    hub, clock = Hub(), FakeClock()
-    breaker = make_breaker(clock, hub=hub, consecutive_failures=2, name='quo"te 🔌')
+    bus, clock = EventBus(), FakeClock()
+    breaker = make_breaker(clock, bus=bus, consecutive_failures=2, name='quo"te 🔌')
 
     @breaker.with_fallback(succeed)
     def work() -> str:
         raise Boom
 
-    with capture_events(hub=hub) as told:
+    with capture_events(bus=bus) as told:
         breaker.call(succeed)
         fail_times(breaker, 2)
         refused(breaker)

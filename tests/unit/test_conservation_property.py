@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 import breakerscope as bs
 from breakerscope import CallRejected, CallSettled, Outcome, catalogue
 from breakerscope.catalogue import Attribute, SpanEventName
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 from tests.unit.support import Boom
 
 pytestmark = pytest.mark.usefixtures("fresh_breakers")
@@ -209,7 +209,7 @@ def test_calls_are_events_are_metrics_are_spans(
             assert _scraped(registry, breaker.name) == Counter()
 
         everything = saw + Counter(StateChanged=sum(reading.transitions.values()))
-        dropped, errors = default_hub.dropped(), default_hub.errors()
+        dropped, errors = default_bus.dropped(), default_bus.errors()
         for listener in listeners:
             lost = everything.total() - listener.heard.total()
             assert (listener.kind, dropped[listener.name]) == (listener.kind, lost)

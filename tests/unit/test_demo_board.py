@@ -11,7 +11,7 @@ from breakerscope import CircuitBreaker, Event, Outcome, Policy, State
 from breakerscope.demo.board import CELLS, Board, Moment, quantile
 from breakerscope.demo.live import LOOK, View, picture
 from breakerscope.demo.script import FLAPS, SERVICES, health
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.testing import FakeClock
 
 DURATION = 60.0
@@ -19,15 +19,15 @@ DURATION = 60.0
 
 def a_moment() -> Moment:
     """Half-way through a run in which `search` has opened, and was refused once."""
-    clock, hub = FakeClock(), Hub()
+    clock, bus = FakeClock(), EventBus()
     policy = Policy(consecutive_failures=2, failure_rate=0.5, min_calls=2)
-    breakers = [CircuitBreaker(name, policy, clock=clock.clock, hub=hub) for name in SERVICES]
+    breakers = [CircuitBreaker(name, policy, clock=clock.clock, bus=bus) for name in SERVICES]
     board = Board(breakers, duration=DURATION, clock=clock.clock.monotonic)
 
     def listen(event: Event) -> None:
         board(event)
 
-    hub.subscribe(listen, inline=True)
+    bus.subscribe(listen, inline=True)
     clock.advance(28.0)
     payment, search, _ = breakers
     payment.call(clock.advance, 0.25)
@@ -56,7 +56,7 @@ def test_the_board_shows_state_rates_latency_and_events() -> None:
 
 def test_the_strip_is_never_longer_than_the_run() -> None:
     clock = FakeClock()
-    breaker = CircuitBreaker("search", clock=clock.clock, hub=Hub())
+    breaker = CircuitBreaker("search", clock=clock.clock, bus=EventBus())
     board = Board([breaker], duration=DURATION, clock=clock.clock.monotonic)
     clock.advance(10 * DURATION)
     assert len(board.moment().rows[0].strip) == CELLS

@@ -15,15 +15,15 @@ from breakerscope.breaker import CircuitBreaker
 from breakerscope.core.classification import Classifier
 from breakerscope.core.events import CallSettled
 from breakerscope.core.policy import Policy
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.support import Boom, make_breaker
 
 
 def test_the_steps_are_the_duration() -> None:
-    clock, hub = FakeClock(), Hub()
-    breaker = make_breaker(clock, hub=hub)
-    with capture_events(CallSettled, hub=hub) as events:
+    clock, bus = FakeClock(), EventBus()
+    breaker = make_breaker(clock, bus=bus)
+    with capture_events(CallSettled, bus=bus) as events:
         exchange = breaker.exchange()
         for _ in range(3):
             with exchange:
@@ -58,7 +58,9 @@ def test_an_exchange_is_sorted_by_the_rules_of_the_breaker() -> None:
         failure_if=lambda status: status == 503,
         retry_after_from=lambda ended_with: 30.0,
     )
-    breaker = CircuitBreaker("x", Policy(consecutive_failures=2), classifier=classifier, hub=Hub())
+    breaker = CircuitBreaker(
+        "x", Policy(consecutive_failures=2), classifier=classifier, bus=EventBus()
+    )
     for result in (200, 503):
         breaker.exchange().end(result)
     breaker.exchange().fail(KeyError())

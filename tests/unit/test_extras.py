@@ -18,7 +18,7 @@ from breakerscope.config import from_environment, from_mapping, read_toml
 from breakerscope.core.classification import Classifier
 from breakerscope.core.events import CallRejected, CallSettled, FallbackUsed, StateChanged
 from breakerscope.core.policy import Policy
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.testing import FakeClock, capture_events, force_state
 from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
 
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("fresh_breakers")
 
 
 def test_a_fallback_answers_refused_calls_only() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub, consecutive_failures=1)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus, consecutive_failures=1)
     asked: list[tuple[int, str]] = []
 
     def instead(number: int, *, note: str) -> str:
@@ -41,7 +41,7 @@ def test_a_fallback_answers_refused_calls_only() -> None:
     def work(number: int, *, note: str) -> str:
         raise Boom
 
-    with capture_events(FallbackUsed, hub=hub) as events:
+    with capture_events(FallbackUsed, bus=bus) as events:
         with pytest.raises(Boom):
             work(1, note="a")
         assert work(2, note="b") == "instead"
@@ -63,7 +63,7 @@ def test_a_fallback_answers_failures_when_asked() -> None:
         "x",
         Policy(consecutive_failures=100),
         classifier=Classifier(ignore=KeyError, failure_if=lambda status: status == 500),
-        hub=Hub(),
+        bus=EventBus(),
     )
 
     @breaker.with_fallback(lambda answer: -1, on=(Outcome.FAILURE,))
@@ -129,9 +129,9 @@ def test_impossible_fallbacks() -> None:
 
 
 def test_shadow_mode_reports_and_refuses_nothing() -> None:
-    clock, hub = FakeClock(), Hub()
-    breaker = make_breaker(clock, hub=hub, consecutive_failures=1, open_for=10.0, shadow=True)
-    with capture_events(hub=hub) as events:
+    clock, bus = FakeClock(), EventBus()
+    breaker = make_breaker(clock, bus=bus, consecutive_failures=1, open_for=10.0, shadow=True)
+    with capture_events(bus=bus) as events:
         fail_times(breaker, 2)
         assert breaker.call(succeed) == "fine"
         clock.advance(10.0)
@@ -283,10 +283,10 @@ def test_the_environment_of_one_breaker() -> None:
 
 @pytest.mark.parametrize("window", [5, timedelta(seconds=10)])
 def test_another_process_goes_on_where_this_one_was(window: int | timedelta) -> None:
-    clock, other_clock, hub = FakeClock(now=100.0), FakeClock(now=9_000.0), Hub()
+    clock, other_clock, bus = FakeClock(now=100.0), FakeClock(now=9_000.0), EventBus()
     policy: dict[str, Any] = {"failure_rate": 0.5, "min_calls": 4, "window": window, "backoff": 2.0}
     breaker = make_breaker(clock, **policy)
-    other = make_breaker(other_clock, hub=hub, **policy)
+    other = make_breaker(other_clock, bus=bus, **policy)
     breaker.call(succeed)
     fail_times(breaker, 1)
     snapshot = json.loads(json.dumps(breaker.snapshot()))
@@ -295,7 +295,7 @@ def test_another_process_goes_on_where_this_one_was(window: int | timedelta) -> 
     breaker.call(succeed)
     fail_times(breaker, 1)
     clock.advance(4.0)
-    with capture_events(StateChanged, hub=hub) as events:
+    with capture_events(StateChanged, bus=bus) as events:
         other.adopt(json.loads(json.dumps(breaker.snapshot())))
     assert [(e.old, e.new, e.cause) for e in events if isinstance(e, StateChanged)] == [
         ("closed", "open", "adopt")
@@ -400,7 +400,7 @@ def test_a_hint_lengthens_the_wait_up_to_the_longest() -> None:
             failure_if=lambda response: True, retry_after_from=bs.http_retry_after
         ),
         clock=(clock := FakeClock()).clock,
-        hub=Hub(),
+        bus=EventBus(),
     )
     breaker.call(Response, "30")
     clock.advance(5.0)

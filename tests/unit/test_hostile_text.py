@@ -47,7 +47,7 @@ from breakerscope.compat.llm_circuit_breaker import LLMCircuitBreaker
 from breakerscope.compat.metrics_prometheus import PrometheusMetricsCollector
 from breakerscope.compat.otel_integration import OTelTracer, SpanStatus
 from breakerscope.core.counters import DEFAULT_BUCKETS
-from breakerscope.event_bus import Hub, default_hub
+from breakerscope.event_bus import EventBus, default_bus
 from breakerscope.integrations.httpx import BreakerTransport
 from breakerscope.registry import Registry, default_registry
 from breakerscope.telemetry.metrics import BreakerCollector
@@ -190,10 +190,10 @@ def test_a_refused_name_leaves_nothing_behind(registry: CollectorRegistry) -> No
 @each_kind
 @pytest.mark.parametrize("name", [LIE, SURROGATE, "a\x85b", "a\u202eb"])
 def test_a_bridge_refuses_the_same(kind: Kind, name: str) -> None:
-    target, hub = kind.make(60), Hub()
+    target, bus = kind.make(60), EventBus()
     before = type(kind.watched(target)), dict(getattr(target, "__dict__", {}))
     with pytest.raises(bs.BreakerNameError):
-        kind.attach(target, name=name, hub=hub, registry=Registry())
+        kind.attach(target, name=name, bus=bus, registry=Registry())
     assert (type(kind.watched(target)), dict(getattr(target, "__dict__", {}))) == before
 
 
@@ -337,17 +337,17 @@ def test_a_name_can_be_read_back(first: str, second: str) -> None:
 def test_the_circuits_of_a_factory_are_keys() -> None:
     purgatory = pytest.importorskip("purgatory")
     registry = CollectorRegistry()
-    hub, breakers = Hub(), Registry()
-    registry.register(BreakerCollector(breakers, hub, MetricsSettings()))
+    bus, breakers = EventBus(), Registry()
+    registry.register(BreakerCollector(breakers, bus, MetricsSettings()))
     factory = purgatory.SyncCircuitBreakerFactory()
-    with bridges.purgatory.attach(factory, name="shop", hub=hub, registry=breakers):
+    with bridges.purgatory.attach(factory, name="shop", bus=bus, registry=breakers):
         for circuit in ("payments", SURROGATE, LIE, "x" * 1000):
             with factory.get_breaker(circuit):
                 pass
         names = shown(registry)
     assert {"shop:payments", r"shop:\udc80", "shop:" + LIE.replace("\n", r"\n")} < names
     assert sorted(map(len, names)) == [11, 13, 41, 265]
-    assert hub.errors() == {}
+    assert bus.errors() == {}
 
 
 # -- listeners ------------------------------------------------------------------------------------
@@ -395,12 +395,12 @@ class Unreadable(bs.CircuitBreaker):
         raise Boom
 
 
-def foreign(name: str, hub: Hub, labels: Mapping[str, str]) -> ForeignBreaker:
+def foreign(name: str, bus: EventBus, labels: Mapping[str, str]) -> ForeignBreaker:
     """A bridged breaker as no bridge would make it."""
     return ForeignBreaker(
         name,
         PYBREAKER,
-        hub=hub,
+        bus=bus,
         state=bs.State.CLOSED,
         buckets=DEFAULT_BUCKETS,
         labels=labels,
@@ -412,21 +412,21 @@ class World:
     """A registry with a good breaker between bad ones, and telemetry of its own."""
 
     def __init__(self, **options: Any) -> None:
-        self.hub, self.breakers, self.prometheus = Hub(), Registry(), CollectorRegistry()
+        self.bus, self.breakers, self.prometheus = EventBus(), Registry(), CollectorRegistry()
         self.settings = MetricsSettings(labels={"team": "a"}, **options)
-        self.prometheus.register(BreakerCollector(self.breakers, self.hub, self.settings))
-        hub = self.hub
+        self.prometheus.register(BreakerCollector(self.breakers, self.bus, self.settings))
+        bus = self.bus
         bad_labels: list[Any] = [{"team": SURROGATE}, {"team": None}, {"team": 7}, ["team"]]
         bad: list[bs.CircuitBreaker] = [
-            *(bs.CircuitBreaker(f"l{n}", labels=x, hub=hub) for n, x in enumerate(bad_labels)),
-            Renamed("a", hub=hub),
-            Numbered("b", hub=hub),
-            Unreadable("c", hub=hub),
+            *(bs.CircuitBreaker(f"l{n}", labels=x, bus=bus) for n, x in enumerate(bad_labels)),
+            Renamed("a", bus=bus),
+            Numbered("b", bus=bus),
+            Unreadable("c", bus=bus),
         ]
-        self.good = bs.CircuitBreaker("good", hub=hub)
+        self.good = bs.CircuitBreaker("good", bus=bus)
         for breaker in (*bad[:4], self.good, *bad[4:]):
             self.breakers.add(breaker)
-        self.bridged = [foreign("\udfff", hub, {}), foreign("theirs", hub, {"team": SURROGATE})]
+        self.bridged = [foreign("\udfff", bus, {}), foreign("theirs", bus, {"team": SURROGATE})]
         for source in self.bridged:
             self.breakers.bridge(source, source)
         self.good.call(succeed)
@@ -437,7 +437,7 @@ def test_a_breaker_that_cannot_be_shown_costs_its_own_series() -> None:
     world = World()
     assert shown(world.prometheus) == {"good"}
     # Both formats were asked for.
-    assert world.hub.errors() == {"metrics": 2 * world.bad}
+    assert world.bus.errors() == {"metrics": 2 * world.bad}
     assert counted(world.prometheus, team="a") == 3 * world.bad
     labels = {"breaker": "good", "outcome": "success", "team": "a"}
     assert world.prometheus.get_sample_value(CALLS, labels) == 1.0
@@ -445,7 +445,7 @@ def test_a_breaker_that_cannot_be_shown_costs_its_own_series() -> None:
 
 def test_the_sum_of_many_takes_all_that_can_be_read() -> None:
     world = World(max_breakers=1)
-    late = bs.CircuitBreaker("late", hub=world.hub)
+    late = bs.CircuitBreaker("late", bus=world.bus)
     world.breakers.add(late)
     late.call(succeed)
     assert "_OTHER" in shown(world.prometheus)
@@ -509,11 +509,11 @@ def test_a_breaker_that_goes_is_read_for_the_last_time_whatever_others_do() -> N
 
 def test_no_error_keeps_a_breaker() -> None:
     """The error of a scrape knows its frames, and they know the breaker."""
-    prometheus, breakers, hub = CollectorRegistry(), Registry(), Hub()
-    collector = BreakerCollector(breakers, hub, MetricsSettings(max_breakers=1))
+    prometheus, breakers, bus = CollectorRegistry(), Registry(), EventBus()
+    collector = BreakerCollector(breakers, bus, MetricsSettings(max_breakers=1))
     prometheus.register(collector)
     for name in ("first", "second"):
-        breakers.add(Unreadable(name, hub=hub))
+        breakers.add(Unreadable(name, bus=bus))
     prometheus_client.generate_latest(prometheus)
     gone = [ref(breaker) for breaker in breakers]
     breakers.clear()
@@ -642,7 +642,7 @@ def test_metrics_through_opentelemetry() -> None:
         }
         assert names == {r"host:\udc80"}
         assert encode_metrics(data).SerializeToString()
-    assert default_hub.errors()["metrics"] >= 1
+    assert default_bus.errors()["metrics"] >= 1
     provider.shutdown()
 
 
@@ -710,7 +710,7 @@ def test_structlog_gets_text_that_any_stream_can_hold(registry: CollectorRegistr
     lines = [json.loads(line) for line in file.read().splitlines()]
     assert [line.get("error") for line in lines[:2]] == [ERROR_TYPES[0], r"stale \udc80\nanswer"]
     assert lines[2]["reason"] == r"by \udc80\nhand"
-    assert "structlog" not in {name for name, count in default_hub.errors().items() if count}
+    assert "structlog" not in {name for name, count in default_bus.errors().items() if count}
 
 
 # -- the old names --------------------------------------------------------------------------------

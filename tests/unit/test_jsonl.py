@@ -16,7 +16,7 @@ import pytest
 
 import breakerscope as bs
 from breakerscope.core.events import CallSettled, Event, Outcome
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.telemetry.jsonl import JsonLines
 from breakerscope.testing import capture_events
 from tests.unit.support import fail_times, make_breaker, succeed
@@ -28,8 +28,8 @@ def events_in(*files: Path) -> list[Event]:
     return [bs.event_from_json(line) for file in files for line in file.read_text().splitlines()]
 
 
-def sink(hub: Hub, path: Path, *, max_bytes: int | None = None, backups: int = 1) -> JsonLines:
-    return JsonLines(hub, path, max_bytes=max_bytes, backups=backups)
+def sink(bus: EventBus, path: Path, *, max_bytes: int | None = None, backups: int = 1) -> JsonLines:
+    return JsonLines(bus, path, max_bytes=max_bytes, backups=backups)
 
 
 def test_a_line_for_each_event(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_a_line_for_each_event(tmp_path: Path) -> None:
 
 
 def an_event() -> CallSettled:
-    with capture_events(CallSettled, hub=(hub := Hub())) as events:
-        make_breaker(hub=hub).call(succeed)
+    with capture_events(CallSettled, bus=(bus := EventBus())) as events:
+        make_breaker(bus=bus).call(succeed)
     (event,) = events
     assert isinstance(event, CallSettled)
     return event
@@ -70,9 +70,9 @@ def test_it_writes_what_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_rotation_keeps_so_many_files_of_such_a_size(tmp_path: Path) -> None:
-    path, hub = tmp_path / "events.jsonl", Hub()
-    breaker = make_breaker(hub=hub)
-    with sink(hub, path, max_bytes=2_000, backups=2) as lines:
+    path, bus = tmp_path / "events.jsonl", EventBus()
+    breaker = make_breaker(bus=bus)
+    with sink(bus, path, max_bytes=2_000, backups=2) as lines:
         for _ in range(100):
             breaker.call(succeed)
     files = [tmp_path / "events.jsonl.2", tmp_path / "events.jsonl.1", path]
@@ -105,13 +105,13 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_a_full_device_takes_nothing_and_hurts_nobody() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
-    with sink(hub, Path("/dev/full")) as lines:
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
+    with sink(bus, Path("/dev/full")) as lines:
         for _ in range(5):
             assert breaker.call(succeed) == "fine"
     assert lines.lost == 5
-    assert hub.errors() == {"jsonl": 5}
+    assert bus.errors() == {"jsonl": 5}
 
 
 @pytest.fixture
@@ -127,15 +127,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_loses_lines_and_goes_on_when_there_is_room(small_disk: Path) -> None:
-    path, ballast, hub = small_disk / "events.jsonl", small_disk / "ballast", Hub()
-    breaker = make_breaker(hub=hub)
-    with sink(hub, path) as lines:
+    path, ballast, bus = small_disk / "events.jsonl", small_disk / "ballast", EventBus()
+    breaker = make_breaker(bus=bus)
+    with sink(bus, path) as lines:
         breaker.call(succeed)
-        assert hub.flush(WAIT)
+        assert bus.flush(WAIT)
         ballast.write_bytes(b"x" * 3 * 4096)
         for _ in range(100):
             assert breaker.call(succeed) == "fine"
-        assert hub.flush(WAIT)
+        assert bus.flush(WAIT)
         lost_while_full = lines.lost
         assert 0 < lost_while_full < 100
         ballast.unlink()
@@ -149,15 +149,15 @@ def test_a_full_disk_loses_lines_and_goes_on_when_there_is_room(small_disk: Path
 
 
 def test_a_limit_on_the_size_of_files_loses_lines_and_goes_on(tmp_path: Path) -> None:
-    path, hub = tmp_path / "events.jsonl", Hub()
-    breaker = make_breaker(hub=hub)
+    path, bus = tmp_path / "events.jsonl", EventBus()
+    breaker = make_breaker(bus=bus)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with sink(hub, path) as lines:
+    with sink(bus, path) as lines:
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
             for _ in range(20):
                 assert breaker.call(succeed) == "fine"
-            assert hub.flush(WAIT)
+            assert bus.flush(WAIT)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         lost = lines.lost
@@ -168,12 +168,12 @@ def test_a_limit_on_the_size_of_files_loses_lines_and_goes_on(tmp_path: Path) ->
 
 
 def test_a_line_that_stays_torn_is_counted(tmp_path: Path) -> None:
-    path, hub = tmp_path / "events.jsonl", Hub()
-    breaker = make_breaker(hub=hub)
+    path, bus = tmp_path / "events.jsonl", EventBus()
+    breaker = make_breaker(bus=bus)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
-        with sink(hub, path) as lines:
+        with sink(bus, path) as lines:
             for _ in range(20):
                 breaker.call(succeed)
     finally:
@@ -183,13 +183,13 @@ def test_a_line_that_stays_torn_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_pipe_whose_reader_goes_away(tmp_path: Path) -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     reader, writer = os.pipe()
-    with sink(hub, Path(f"/dev/fd/{writer}")) as lines:
+    with sink(bus, Path(f"/dev/fd/{writer}")) as lines:
         os.close(writer)
         breaker.call(succeed)
-        assert hub.flush(WAIT)
+        assert bus.flush(WAIT)
         assert bs.event_from_json(os.read(reader, 10_000)).seq == 1
         os.close(reader)
         for _ in range(5):
@@ -198,18 +198,18 @@ def test_a_pipe_whose_reader_goes_away(tmp_path: Path) -> None:
 
 
 def test_a_pipe_that_nobody_reads_holds_up_nobody() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
         while os.write(writer, b"\n" * 4096):
             pass
-    lines = JsonLines(hub, f"/dev/fd/{writer}", max_bytes=None, backups=1, queue_size=10)
+    lines = JsonLines(bus, f"/dev/fd/{writer}", max_bytes=None, backups=1, queue_size=10)
     os.close(writer)
     for _ in range(100):
         assert breaker.call(succeed) == "fine"
-    assert not hub.flush(0.01)
+    assert not bus.flush(0.01)
     assert not lines.close(wait=0.01)
     # One line waits for the pipe, ten wait in the queue.
     assert lines.lost in (89, 90)

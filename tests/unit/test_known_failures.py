@@ -19,7 +19,7 @@ from breakerscope import CircuitBreakerOpenError, Outcome, State
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.core.events import Event, StateChanged
 from breakerscope.core.policy import Policy
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.support import (
     Boom,
@@ -178,22 +178,22 @@ def test_a_listener_that_raises_interlock_83(
     inline: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """pybreaker, aiobreaker and asyncbreaker hand the listener's exception to the caller."""
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     heard: list[Event] = []
 
     def raising(event: Event) -> None:
         heard.append(event)
         raise ValueError("secret of the user")
 
-    hub.subscribe(raising, name="raising", inline=inline)
+    bus.subscribe(raising, name="raising", inline=inline)
     with caplog.at_level(logging.ERROR, logger="breakerscope"):
         assert [breaker.call(succeed) for _ in range(3)] == ["fine"] * 3
         with pytest.raises(Boom):
             breaker.call(fail)
-        assert hub.flush(WAIT)
+        assert bus.flush(WAIT)
     assert len(heard) == 4
-    assert hub.errors() == {"raising": 4}
+    assert bus.errors() == {"raising": 4}
     (record,) = caplog.records
     line = raising.__code__.co_firstlineno + 2
     assert record.getMessage() == (
@@ -205,20 +205,20 @@ def test_a_listener_that_raises_interlock_83(
 
 def test_gobreaker_37_a_listener_may_ask_for_the_state() -> None:
     """A callback under the lock that asks for the state waits for itself."""
-    hub = Hub()
-    breaker = make_breaker(hub=hub, consecutive_failures=1)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus, consecutive_failures=1)
     states: list[str] = []
-    hub.subscribe(lambda _: states.append(breaker.state), StateChanged, inline=True)
+    bus.subscribe(lambda _: states.append(breaker.state), StateChanged, inline=True)
     fail_times(breaker, 1)
     assert states == ["open"]
 
 
 def test_gobreaker_119_changes_are_told_in_order() -> None:
     """Callbacks outside the lock come in any order, unless they are queued under it."""
-    hub = Hub()
-    breaker = CircuitBreaker("x", Policy(consecutive_failures=1, open_for=0.001), hub=hub)
+    bus = EventBus()
+    breaker = CircuitBreaker("x", Policy(consecutive_failures=1, open_for=0.001), bus=bus)
     changes: list[StateChanged] = []
-    hub.subscribe(changes.append, StateChanged)
+    bus.subscribe(changes.append, StateChanged)
 
     def work() -> None:
         for number in range(2000):
@@ -232,7 +232,7 @@ def test_gobreaker_119_changes_are_told_in_order() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert hub.flush(WAIT)
+    assert bus.flush(WAIT)
     assert [change.seq for change in changes] == sorted(change.seq for change in changes)
     assert all(a.new is b.old for a, b in pairwise(changes))
     assert len(changes) == sum(breaker.read().transitions.values())

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 import breakerscope as bs
 from breakerscope.catalogue import LogEvent
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 from breakerscope.telemetry import logs
 from tests.unit.support import Boom, fail, fail_times, succeed
 
@@ -309,7 +309,7 @@ def test_an_application_without_structlog(heard: str) -> None:
 def calls_with_logs_to(file: TextIO) -> float | None:
     """Three failures with their lines to this file; how many errors the metrics show."""
     registry = CollectorRegistry()
-    before = default_hub.errors().get("structlog", 0)
+    before = default_bus.errors().get("structlog", 0)
     with structlog_to(file), bs.setup_telemetry(registry=registry):
         breaker = bs.instrumented_breaker("payment_api", consecutive_failures=10)
         for _ in range(3):

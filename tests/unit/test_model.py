@@ -41,7 +41,7 @@ from breakerscope.core.events import CallSettled, Event, Outcome, State, StateCh
 from breakerscope.core.guard import Guard
 from breakerscope.core.policy import Policy
 from breakerscope.core.transitions import TRANSITIONS
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.model import Model, Refusal, Ticket, Told
 
@@ -183,7 +183,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub = Hub()
+        self.bus = EventBus()
         self.events: list[Event] = []
         self.compared = 0
         self.heard = 0
@@ -234,7 +234,7 @@ class Life(RuleBasedStateMachine):
             buckets=BUCKETS,
             clock=Clock(monotonic=self.monotonic, wall=lambda: self.clock.wall),
             random=cycle(chances).__next__,
-            hub=self.hub,
+            bus=self.bus,
         )
         self.model = Model(NAME, policy, start, 1024.0, cycle(chances).__next__)
         self.body: Callable[[], str] = str
@@ -593,7 +593,7 @@ class Watched(Life):
     """Everything is heard, everything is read after each step."""
 
     def listen(self) -> None:
-        self.events = self.stack.enter_context(capture_events(hub=self.hub))
+        self.events = self.stack.enter_context(capture_events(bus=self.bus))
 
     def is_heard(self, told: Told) -> bool:
         return True
@@ -610,10 +610,10 @@ class Quiet(Life):
 
     def listen(self) -> None:
         others = [outcome for outcome in Outcome if outcome is not Outcome.SUCCESS]
-        hub, heard = self.hub, self.events.append
-        self.stack.enter_context(hub.subscribe(heard, outcomes=others, inline=True))
+        bus, heard = self.bus, self.events.append
+        self.stack.enter_context(bus.subscribe(heard, outcomes=others, inline=True))
         self.stack.enter_context(
-            hub.subscribe(
+            bus.subscribe(
                 heard,
                 CallSettled,
                 outcomes=[Outcome.SUCCESS],
@@ -647,7 +647,7 @@ class Silent(Quiet):
     def listen(self) -> None:
         others = [outcome for outcome in Outcome if outcome is not Outcome.SUCCESS]
         self.stack.enter_context(
-            self.hub.subscribe(
+            self.bus.subscribe(
                 self.events.append, CallSettled, StateChanged, outcomes=others, inline=True
             )
         )

@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 from prometheus_client import CollectorRegistry
 
 import breakerscope as bs
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 from breakerscope.telemetry import links
 from tests.unit.support import Boom, fail, fail_times, refused, succeed
 
@@ -265,7 +265,7 @@ def test_broken_spans_and_processors_never_reach_the_call(
     monkeypatch.setattr(log_events, "export", broken)
     monkeypatch.setattr(Span, "add_event", broken)
     monkeypatch.setattr(Span, "add_link", broken)
-    before = default_hub.errors().get("opentelemetry", 0)
+    before = default_bus.errors().get("opentelemetry", 0)
     with set_up(events="both"):
         payments = breaker()
         with spans.tracer.start_as_current_span("opener"):
@@ -273,7 +273,7 @@ def test_broken_spans_and_processors_never_reach_the_call(
             payments.force_open("by hand")
         with spans.tracer.start_as_current_span("victim"):
             refused(payments)
-    assert default_hub.errors()["opentelemetry"] == before + 3
+    assert default_bus.errors()["opentelemetry"] == before + 3
 
 
 # -- spans of our own -----------------------------------------------------------------------------

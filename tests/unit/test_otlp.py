@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.util._once import Once
 
 import breakerscope as bs
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 from tests.unit.support import succeed
 
 pytestmark = pytest.mark.usefixtures("fresh_breakers")
@@ -155,9 +155,9 @@ def test_events_that_could_not_be_exported_count_as_dropped(
         return broken
 
     monkeypatch.setattr(OTLPSpanExporter, "export", export)
-    before = default_hub.dropped().get("otlp", 0)
+    before = default_bus.dropped().get("otlp", 0)
     with set_up():
         call_in_a_span("request")
         with trace.get_tracer("test").start_as_current_span("request") as span:
             span.add_event("of somebody else")
-    assert default_hub.dropped()["otlp"] == before + 1
+    assert default_bus.dropped()["otlp"] == before + 1

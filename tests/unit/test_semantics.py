@@ -11,7 +11,7 @@ import pytest
 
 from breakerscope import CircuitBreakerOpenError, Outcome, State
 from breakerscope.core.events import CallRejected, CallSettled, Cause, StateChanged
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
 
@@ -19,14 +19,14 @@ NAME = "payment_api"
 
 
 def test_one_outage_tells_the_whole_story() -> None:
-    clock, hub = FakeClock(wall=1000.0), Hub()
-    breaker = make_breaker(clock, hub=hub, consecutive_failures=2, open_for=10.0)
+    clock, bus = FakeClock(wall=1000.0), EventBus()
+    breaker = make_breaker(clock, bus=bus, consecutive_failures=2, open_for=10.0)
 
     def slow_success() -> str:
         clock.advance(0.5)
         return "fine"
 
-    with capture_events(hub=hub) as events:
+    with capture_events(bus=bus) as events:
         assert breaker.call(slow_success) == "fine"
         fail_times(breaker, 2)
         assert refused(breaker).retry_after == 10.0
@@ -138,8 +138,8 @@ def test_a_rate_that_no_binary_fraction_holds_is_met_exactly() -> None:
 
 
 def test_late_successes_do_not_count_in_the_next_window() -> None:
-    clock, hub = FakeClock(), Hub()
-    breaker = make_breaker(clock, hub=hub, consecutive_failures=1, open_for=1.0)
+    clock, bus = FakeClock(), EventBus()
+    breaker = make_breaker(clock, bus=bus, consecutive_failures=1, open_for=1.0)
     breaker.call(succeed)  # lays out the passes, so the next call takes the short way
     late = breaker.guard()
     late.__enter__()

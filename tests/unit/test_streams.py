@@ -14,7 +14,7 @@ import pytest
 
 import breakerscope as bs
 from breakerscope.core.events import CallSettled, Event, StateChanged
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.streams import AsyncStream, Recent, Stream
 from breakerscope.testing import capture_events, strict_listeners
 from tests.unit.support import Boom, fail_times, make_breaker, succeed
@@ -22,12 +22,12 @@ from tests.unit.support import Boom, fail_times, make_breaker, succeed
 WAIT = 10.0
 
 
-def stream_of(hub: Hub, queue_size: int = 1_000) -> Stream:
-    return Stream(hub, (), queue_size, "stream", {})
+def stream_of(bus: EventBus, queue_size: int = 1_000) -> Stream:
+    return Stream(bus, (), queue_size, "stream", {})
 
 
-def astream_of(hub: Hub, queue_size: int = 1_000) -> AsyncStream:
-    return AsyncStream(hub, (), queue_size, "astream", {})
+def astream_of(bus: EventBus, queue_size: int = 1_000) -> AsyncStream:
+    return AsyncStream(bus, (), queue_size, "astream", {})
 
 
 # -- the last ones --------------------------------------------------------------------------------
@@ -47,10 +47,10 @@ def test_the_last_events_of_all_breakers() -> None:
 
 
 def test_the_last_events_of_one_kind() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub, consecutive_failures=1)
-    other = make_breaker(hub=hub, name="other", consecutive_failures=1)
-    last = Recent(hub, 10, StateChanged, breaker="payment_api")
+    bus = EventBus()
+    breaker = make_breaker(bus=bus, consecutive_failures=1)
+    other = make_breaker(bus=bus, name="other", consecutive_failures=1)
+    last = Recent(bus, 10, StateChanged, breaker="payment_api")
     fail_times(other, 1)
     fail_times(breaker, 1)
     assert [(type(e), e.breaker) for e in last] == [(StateChanged, "payment_api")]
@@ -83,10 +83,10 @@ def test_a_stream_tells_each_event_and_ends() -> None:
 
 
 def test_several_readers_share_a_stream() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     shares: list[list[Event]] = [[], [], []]
-    with stream_of(hub) as stream:
+    with stream_of(bus) as stream:
         readers = [threading.Thread(target=share.extend, args=(stream,)) for share in shares]
         for reader in readers:
             reader.start()
@@ -99,25 +99,25 @@ def test_several_readers_share_a_stream() -> None:
 
 
 def test_a_stream_that_nobody_reads_keeps_the_first_and_counts_the_rest() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
-    with stream_of(hub, queue_size=10) as stream:
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
+    with stream_of(bus, queue_size=10) as stream:
         for _ in range(5):
             breaker.call(succeed)
-            assert hub.flush(WAIT)
+            assert bus.flush(WAIT)
         for _ in range(20):
             breaker.call(succeed)
-        assert hub.flush(WAIT)
+        assert bus.flush(WAIT)
     kept = [event.seq for event in stream]
     assert len(kept) == 10
     assert kept[:5] == [1, 2, 3, 4, 5]
-    assert stream.dropped == hub.dropped()["stream"] == 15
+    assert stream.dropped == bus.dropped()["stream"] == 15
 
 
 def test_the_calls_of_a_reader_are_events_like_others() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
-    stream = stream_of(hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
+    stream = stream_of(bus)
     breaker.call(succeed)
     assert next(stream).seq == 1
     breaker.call(succeed)
@@ -160,9 +160,9 @@ async def test_tasks_read_what_threads_do(anyio_backend: str) -> None:
 @both_loops
 @pytest.mark.anyio
 async def test_a_cancelled_reader_loses_nothing(anyio_backend: str) -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
-    async with astream_of(hub) as stream:
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
+    async with astream_of(bus) as stream:
         with anyio.move_on_after(0.01):
             await anext(stream)
         for _ in range(3):
@@ -174,8 +174,8 @@ async def test_a_cancelled_reader_loses_nothing(anyio_backend: str) -> None:
 @both_loops
 @pytest.mark.anyio
 async def test_an_async_stream_ends_for_all_its_readers(anyio_backend: str) -> None:
-    hub = Hub()
-    stream = astream_of(hub)
+    bus = EventBus()
+    stream = astream_of(bus)
 
     async def read() -> None:
         async for _ in stream:
@@ -190,16 +190,16 @@ async def test_an_async_stream_ends_for_all_its_readers(anyio_backend: str) -> N
 
 
 def test_a_loop_that_has_ended_hurts_nobody() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
-    stream = astream_of(hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
+    stream = astream_of(bus)
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(anext(stream))
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     assert breaker.call(succeed) == "fine"
-    assert hub.flush(WAIT)
-    assert hub.errors() == {"astream": 0}
+    assert bus.flush(WAIT)
+    assert bus.errors() == {"astream": 0}
     assert not waiting.done()
 
     async def read() -> Event:
@@ -214,19 +214,19 @@ def test_a_loop_that_has_ended_hurts_nobody() -> None:
 
 @pytest.mark.parametrize("inline", [True, False])
 def test_strict_listeners(inline: bool) -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
 
     def raising(event: Event) -> None:
         raise Boom(event.seq)
 
-    hub.subscribe(raising, inline=inline)
+    bus.subscribe(raising, inline=inline)
     with pytest.raises(ExceptionGroup, match="listeners raised") as caught:  # noqa: SIM117
-        with strict_listeners(hub=hub):
+        with strict_listeners(bus=bus):
             assert breaker.call(succeed) == "fine"
             assert breaker.call(succeed) == "fine"
     assert [type(error) for error in caught.value.exceptions] == [Boom, Boom]
-    with strict_listeners(hub=hub):
+    with strict_listeners(bus=bus):
         pass
 
 

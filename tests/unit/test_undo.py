@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
 import breakerscope as bs
 from breakerscope.catalogue import LogEvent
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 from breakerscope.telemetry.metrics import DuplicateMetricError
 from tests.unit.support import fail_times, succeed
 
@@ -25,7 +25,7 @@ NAME = "payment_api"
 def nothing_is_set_up() -> None:
     bs.setup_telemetry(registry=CollectorRegistry()).close()
     # Earlier tests have dropped events under names that are used here.
-    default_hub.forget_counts()
+    default_bus.forget_counts()
 
 
 class Process(NamedTuple):
@@ -41,8 +41,8 @@ class Process(NamedTuple):
 def process() -> Process:
     return Process(
         frozenset(metric.name for metric in REGISTRY.collect()),
-        frozenset(default_hub.dropped()),
-        default_hub.trace_ids is not None,
+        frozenset(default_bus.dropped()),
+        default_bus.trace_ids is not None,
         tuple(logging.getLogger("breakerscope").handlers),
         frozenset(threading.enumerate()),
     )

@@ -26,7 +26,7 @@ from breakerscope.core.reading import Reading
 from breakerscope.core.reentrant import Reentrant
 from breakerscope.core.subscribers import Subscribers
 from breakerscope.core.transitions import Figures, Transition
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 
 LISTENER = "bridges"
 """The name under which errors of the bridges themselves are counted."""
@@ -91,7 +91,7 @@ def harmless(method: Callable[P, None]) -> Callable[P, None]:
             method(*args, **kwargs)
         except Exception as error:
             of: Any = args[0]
-            of.hub.count_error(LISTENER, error)
+            of.bus.count_error(LISTENER, error)
 
     return tried
 
@@ -112,7 +112,7 @@ class ForeignBreaker(Reentrant):
         name: str,
         library: Library,
         *,
-        hub: Hub,
+        bus: EventBus,
         state: State,
         buckets: tuple[float, ...],
         labels: Mapping[str, str],
@@ -120,7 +120,7 @@ class ForeignBreaker(Reentrant):
     ) -> None:
         self.name = name
         self.library = library
-        self.hub = hub
+        self.bus = bus
         self.labels = labels
         self.buckets = buckets
         self.state = state
@@ -130,7 +130,7 @@ class ForeignBreaker(Reentrant):
         self._untold = library.untold | {STATE_ENTERED}
         self._publisher = Publisher(name, time.time)
         self._start_over()
-        hub.attach(self)
+        bus.attach(self)
 
     def _start_over(self) -> None:
         super()._start_over()
@@ -206,9 +206,9 @@ class ForeignBreaker(Reentrant):
         succeeded = outcome is Outcome.SUCCESS
         wanted = self._publisher.wanted(outcome)
         exemplar = None
-        if (self._exemplar_due or outcome is Outcome.FAILURE) and self.hub.traced():
+        if (self._exemplar_due or outcome is Outcome.FAILURE) and self.bus.traced():
             self._exemplar_due = False
-            exemplar = self.hub.exemplar(duration, time.time)
+            exemplar = self.bus.exemplar(duration, time.time)
         if succeeded and not (wanted or slow or exemplar):
             self._running.discard(id(call))
             self._journal.entries.append(duration)
@@ -283,7 +283,7 @@ class ForeignBreaker(Reentrant):
         try:
             return self._look()
         except Exception as error:
-            self.hub.count_error(LISTENER, error)
+            self.bus.count_error(LISTENER, error)
             return BLIND
 
     def read(self) -> Reading:
@@ -404,7 +404,7 @@ class Call:
             self._count(error)
 
     def _count(self, error: Exception) -> None:
-        self.foreign.hub.count_error(LISTENER, error)
+        self.foreign.bus.count_error(LISTENER, error)
 
 
 class DroppableCall(Call):
@@ -418,9 +418,9 @@ class DroppableCall(Call):
 
     def deliver(self) -> None:
         """In the middle of a garbage collection the thread may hold a lock of a listener."""
-        hub = self.foreign.hub
-        if hub.collecting():
-            hub.deliver_later(self.outbox)
+        bus = self.foreign.bus
+        if bus.collecting():
+            bus.deliver_later(self.outbox)
             self.outbox.clear()
         else:
             super().deliver()

@@ -11,7 +11,7 @@ from breakerscope.bridges.foreign import ForeignBreaker, Look
 from breakerscope.bridges.libraries import BridgeError, Library
 from breakerscope.core.counters import DEFAULT_BUCKETS, checked_buckets
 from breakerscope.core.events import State
-from breakerscope.event_bus import Hub, default_hub
+from breakerscope.event_bus import EventBus, default_bus
 from breakerscope.names import checked_name
 from breakerscope.registry import Registry, default_registry
 from breakerscope.setup import check_labels, set_up_once
@@ -27,7 +27,7 @@ class BridgeOptions(TypedDict, total=False):
     """Values for the labels that `setup_telemetry` named."""
     registry: Registry
     """Where the breaker is shown; by default with all others."""
-    hub: Hub
+    bus: EventBus
     """Who hears of it; for tests."""
 
 
@@ -47,7 +47,7 @@ class Shop:
 
     def __init__(self, library: Library, options: BridgeOptions) -> None:
         self.library = library
-        self.hub = options.get("hub", default_hub)
+        self.bus = options.get("bus", default_bus)
         self.registry = options.get("registry", default_registry)
         self._buckets = checked_buckets(options.get("buckets", DEFAULT_BUCKETS))
         self._labels = checked_labels(options.get("labels", {}))
@@ -66,7 +66,7 @@ class Shop:
         foreign = ForeignBreaker(
             name,
             self.library,
-            hub=self.hub,
+            bus=self.bus,
             state=state,
             buckets=self._buckets,
             labels=self._labels,

@@ -84,7 +84,7 @@ class Listener:
         try:
             state = self._state_of(new)
         except Exception as error:
-            self.foreign.hub.count_error("bridges", error)
+            self.foreign.bus.count_error("bridges", error)
             return
         self.foreign.saw(state)
 

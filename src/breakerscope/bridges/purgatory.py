@@ -52,7 +52,7 @@ class _Hook:
         self.closed = False
         # The state of an open circuit is itself the exception.
         self.refusal: type[Exception] = import_module("purgatory.domain.model").OpenedState
-        self.hub = shop.hub
+        self.bus = shop.bus
         self._shop = shop
         self._factory = ref(factory)
         self._circuits: dict[str, tuple[ForeignBreaker, _Last]] = {}
@@ -73,7 +73,7 @@ class _Hook:
             try:
                 foreign, last = self._circuit(breaker.context)
             except Exception as error:
-                self.hub.count_error("bridges", error)
+                self.bus.count_error("bridges", error)
             else:
                 breaker.context = _Watched(self, breaker.context, foreign, last)
         return breaker

@@ -14,7 +14,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from breakerscope.compat._replaced import replaced
-from breakerscope.event_bus import default_hub
+from breakerscope.event_bus import default_bus
 from breakerscope.names import encodable
 from breakerscope.telemetry.errors import MissingExtraError
 
@@ -187,7 +187,7 @@ def _set_provider(service_name: str) -> None:
     if any(os.environ.get(each) for each in ENDPOINTS):
         # As the SDK reads it. What the environment says already goes before.
         os.environ.setdefault("OTEL_SERVICE_NAME", service_name)
-        set_up(default_hub, log_events=False, otel_metrics=False)
+        set_up(default_bus, log_events=False, otel_metrics=False)
     else:
         resource = Resource.create({SERVICE_NAME: service_name})
         trace.set_tracer_provider(TracerProvider(resource=resource))

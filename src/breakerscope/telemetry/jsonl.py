@@ -17,7 +17,7 @@ from typing import Any, Self, Unpack
 
 from breakerscope.codec import event_to_json
 from breakerscope.core.events import Event, EventType
-from breakerscope.event_bus import DEFAULT_QUEUE_SIZE, Hub, SubscribeFilter, SubscriptionError
+from breakerscope.event_bus import DEFAULT_QUEUE_SIZE, EventBus, SubscribeFilter, SubscriptionError
 
 CLOSE_SECONDS = 5.0
 """How long closing waits for the last lines."""
@@ -28,7 +28,7 @@ class JsonLines:
 
     def __init__(
         self,
-        hub: Hub,
+        bus: EventBus,
         path: str | os.PathLike[str],
         *types: EventType,
         max_bytes: int | None,
@@ -40,11 +40,11 @@ class JsonLines:
             raise SubscriptionError(f"max_bytes={max_bytes!r}: allowed is 1 or more, or None")
         if backups < 1:
             raise SubscriptionError(f"backups={backups!r}: allowed is 1 or more")
-        self._hub = hub
+        self._bus = bus
         self._file = _LineFile(Path(path), max_bytes or 0, backups)
         options.setdefault("name", "jsonl")
         try:
-            self._subscription = hub.subscribe(
+            self._subscription = bus.subscribe(
                 self._write, *types, inline=False, queue_size=queue_size, **options
             )
         except SubscriptionError:
@@ -62,7 +62,7 @@ class JsonLines:
 
     def _missed(self) -> int:
         name = self._subscription.name
-        return self._hub.dropped().get(name, 0) + self._hub.errors().get(name, 0)
+        return self._bus.dropped().get(name, 0) + self._bus.errors().get(name, 0)
 
     def close(self, wait: float = CLOSE_SECONDS) -> bool:
         """Stop, after the lines of what happened so far were written. Closing twice is harmless.
@@ -75,7 +75,7 @@ class JsonLines:
             try:
                 self._file.finish()
             except OSError as error:
-                self._hub.count_error(self._subscription.name, error)
+                self._bus.count_error(self._subscription.name, error)
         return ended
 
     def __enter__(self) -> Self:

@@ -30,7 +30,7 @@ from breakerscope.core.events import (
 )
 from breakerscope.core.permits import Check
 from breakerscope.core.reading import Source
-from breakerscope.event_bus import Hub, Subscription
+from breakerscope.event_bus import EventBus, Subscription
 from breakerscope.names import readable
 from breakerscope.telemetry.log_settings import OFF, LogLevel, LogSettings
 from breakerscope.telemetry.otel_context import trace_ids
@@ -58,27 +58,27 @@ OF_TYPE: Mapping[EventType, tuple[LogEvent, ...]] = {
 }
 
 
-def attach(hub: Hub, settings: LogSettings) -> Attached:
+def attach(bus: EventBus, settings: LogSettings) -> Attached:
     """Log the events of all breakers, from a thread of its own and in the context of the call."""
     types = [t for t, names in OF_TYPE.items() if any(settings.level(n) != OFF for n in names)]
     writer = _Writer(settings)
-    subscription = hub.subscribe(
+    subscription = bus.subscribe(
         writer,
-        # With no type named, the hub would take all of them.
+        # With no type named, the bus would take all of them.
         *(types or [CallSettled]),
         name="structlog",
         outcomes={o for o, name in LOG_EVENTS.items() if settings.level(name) != OFF},
         every=settings.rejections_every,
         when={CallSettled: _calls_are_logged(settings)},
     )
-    return Attached(hub, subscription, writer)
+    return Attached(bus, subscription, writer)
 
 
 class Attached:
     """The log lines of a process, until `close`."""
 
-    def __init__(self, hub: Hub, subscription: Subscription, writer: _Writer) -> None:
-        self._hub = hub
+    def __init__(self, bus: EventBus, subscription: Subscription, writer: _Writer) -> None:
+        self._bus = bus
         self._subscription = subscription
         self._writer = writer
 
@@ -91,7 +91,7 @@ class Attached:
             try:
                 self._writer.finish(breakers)
             except Exception as error:
-                self._hub.count_error(self._subscription.name, error)
+                self._bus.count_error(self._subscription.name, error)
 
 
 def _calls_are_logged(settings: LogSettings) -> Check:

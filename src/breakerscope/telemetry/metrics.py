@@ -18,7 +18,7 @@ from weakref import WeakSet
 from breakerscope import catalogue
 from breakerscope.catalogue import Metric
 from breakerscope.core.reading import Reading, Source
-from breakerscope.event_bus import OTHER, Hub
+from breakerscope.event_bus import OTHER, EventBus
 from breakerscope.names import escaped
 from breakerscope.registry import Registry
 from breakerscope.telemetry import multiprocess
@@ -51,7 +51,7 @@ class Attached(NamedTuple):
 def attach(
     registry: CollectorRegistry,
     breakers: Registry,
-    hub: Hub,
+    bus: EventBus,
     settings: MetricsSettings,
 ) -> Attached:
     """Show the breakers of `breakers` in `registry`, or in prometheus_client's multiprocess mode.
@@ -59,14 +59,14 @@ def attach(
     Raises DuplicateMetricError on a clash of names, MultiprocessError without a folder for that
     mode.
     """
-    collector = BreakerCollector(breakers, hub, settings)
+    collector = BreakerCollector(breakers, bus, settings)
     if not multiprocess.is_on():
         _register(registry, collector)
         return Attached(lambda: registry.unregister(collector), lambda: None)
     names = _NamesOnly(collector)
     _register(registry, names)
     try:
-        pusher = multiprocess.attach(breakers, hub, settings)
+        pusher = multiprocess.attach(breakers, bus, settings)
     except BaseException:
         registry.unregister(names)
         raise
@@ -95,9 +95,9 @@ class BreakerCollector:
     with series of its own is read.
     """
 
-    def __init__(self, breakers: Registry, hub: Hub, settings: MetricsSettings) -> None:
+    def __init__(self, breakers: Registry, bus: EventBus, settings: MetricsSettings) -> None:
         self._breakers = breakers
-        self._hub = hub
+        self._bus = bus
         self._settings = settings
         self._layout = Layout(PARTS, settings.prefix)
         # Not a WeakKeyDictionary: a finaliser that scrapes must not disturb who goes through it.
@@ -130,17 +130,17 @@ class BreakerCollector:
             try:
                 samples_by_part = self._samples(breaker)
             except Exception as error:
-                self._hub.count_error(COUNTED_AS, error)
+                self._bus.count_error(COUNTED_AS, error)
                 continue
             for family, samples in zip(families.values(), samples_by_part, strict=True):
                 family.samples += samples
         for cell in self._others:
             place = cell.place
             families[place.metric].samples.append(Sample(place.name, place.labels, cell.value))
-        count_errors(self._hub, of_others)
+        count_errors(self._bus, of_others)
         for metric, counts in (
-            (catalogue.EVENTS_DROPPED, self._hub.dropped()),
-            (catalogue.LISTENER_ERRORS, self._hub.errors()),
+            (catalogue.EVENTS_DROPPED, self._bus.dropped()),
+            (catalogue.LISTENER_ERRORS, self._bus.errors()),
         ):
             family = families[metric] = self._family(metric)
             family.samples = [

@@ -23,7 +23,7 @@ from typing import Any
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Kind
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.registry import Registry
 from breakerscope.telemetry.errors import TelemetryError
 from breakerscope.telemetry.series import PARTS_TO_MERGE, Layout
@@ -50,10 +50,10 @@ def is_on() -> bool:
     return values.ValueClass is not values.MutexValue
 
 
-def attach(breakers: Registry, hub: Hub, settings: MetricsSettings) -> Pusher:
+def attach(breakers: Registry, bus: EventBus, settings: MetricsSettings) -> Pusher:
     """Begin to push. Raises MultiprocessError if there is no folder for the files."""
     _check_folder()
-    return Pusher(breakers, hub, _totals_for(settings))
+    return Pusher(breakers, bus, _totals_for(settings))
 
 
 class Pusher:
@@ -61,9 +61,9 @@ class Pusher:
     it. Thread-safe.
     """
 
-    def __init__(self, breakers: Registry, hub: Hub, totals: Totals[Any]) -> None:
+    def __init__(self, breakers: Registry, bus: EventBus, totals: Totals[Any]) -> None:
         self._breakers = breakers
-        self._hub = hub
+        self._bus = bus
         self._totals = totals
         self.push()
         self._begin()
@@ -88,12 +88,12 @@ class Pusher:
         try:
             with _lock:
                 errors = self._totals.update(self._breakers.shown())
-            count_errors(self._hub, errors)
+            count_errors(self._bus, errors)
             with _lock:
-                self._totals.count(catalogue.EVENTS_DROPPED, self._hub.dropped())
-                self._totals.count(catalogue.LISTENER_ERRORS, self._hub.errors())
+                self._totals.count(catalogue.EVENTS_DROPPED, self._bus.dropped())
+                self._totals.count(catalogue.LISTENER_ERRORS, self._bus.errors())
         except Exception as error:
-            self._hub.count_error(COUNTED_AS, error)
+            self._bus.count_error(COUNTED_AS, error)
 
     def close(self) -> None:
         """Push for the last time and stop. What was counted stays; no breaker is in any state."""

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from breakerscope.core.events import CallRejected, CallSettled, Event, Outcome, State, StateChanged
-from breakerscope.event_bus import Hub, Subscription
+from breakerscope.event_bus import EventBus, Subscription
 from breakerscope.telemetry.errors import MissingExtraError
 from breakerscope.telemetry.otel_context import current_context
 from breakerscope.telemetry.otel_events import describe
@@ -25,14 +25,14 @@ NEEDED = "1.38"
 WARNING_STATES = frozenset({State.OPEN, State.FORCED_OPEN})
 
 
-def attach(hub: Hub, *, outcomes: Collection[Outcome]) -> Subscription:
+def attach(bus: EventBus, *, outcomes: Collection[Outcome]) -> Subscription:
     """Emit the events of all breakers through the global LoggerProvider, with a span or without.
 
     The name and the attributes are those of the span event; the ids of the current span, if there
     is one, are in the record. Raises MissingExtraError for an API that is too old.
     """
     # No guard: whether a logger is enabled, the SDK asks of foreign processors, and they may raise.
-    return hub.subscribe(
+    return bus.subscribe(
         _listener(_logger()), name="opentelemetry-logs", inline=True, outcomes=outcomes
     )
 

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Kind, Metric, TraceKey
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.registry import Registry
 from breakerscope.telemetry.metrics import BreakerCollector
 from breakerscope.telemetry.series import with_prefix
@@ -41,7 +41,7 @@ SCOPE = "breakerscope"
 
 
 def attach(
-    provider: MeterProvider | None, breakers: Registry, hub: Hub, settings: MetricsSettings
+    provider: MeterProvider | None, breakers: Registry, bus: EventBus, settings: MetricsSettings
 ) -> Instruments:
     """Show the breakers through the instruments of this provider, by default the global one.
 
@@ -59,7 +59,7 @@ def attach(
         if instruments is None:
             instruments = Instruments(provider or in_force, settings.prefix)
             of_prefix[settings.prefix] = instruments
-    instruments.source = BreakerCollector(breakers, hub, settings)
+    instruments.source = BreakerCollector(breakers, bus, settings)
     return instruments
 
 

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from breakerscope.catalogue import SpanEventName
-from breakerscope.event_bus import Hub
+from breakerscope.event_bus import EventBus
 from breakerscope.telemetry.errors import MissingExtraError, TelemetryError
 from breakerscope.telemetry.otel_metrics import with_durations
 
@@ -69,7 +69,7 @@ class Otlp:
                 self.meter_provider.shutdown()
 
 
-def set_up(hub: Hub, *, log_events: bool, otel_metrics: bool) -> Otlp:
+def set_up(bus: EventBus, *, log_events: bool, otel_metrics: bool) -> Otlp:
     """Export the spans of this process, and if asked its log-based events and its metrics.
 
     Each signal is left alone for which the application has set a provider, or of which the
@@ -80,9 +80,9 @@ def set_up(hub: Hub, *, log_events: bool, otel_metrics: bool) -> Otlp:
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return made
     try:
-        _spans(made, hub)
+        _spans(made, bus)
         if log_events:
-            _logs_of(made, hub)
+            _logs_of(made, bus)
         if otel_metrics:
             _metrics(made)
     except BaseException:
@@ -94,7 +94,7 @@ def set_up(hub: Hub, *, log_events: bool, otel_metrics: bool) -> Otlp:
 # -- one signal each ------------------------------------------------------------------------------
 
 
-def _spans(made: Otlp, hub: Hub) -> None:
+def _spans(made: Otlp, bus: EventBus) -> None:
     provider = trace.get_tracer_provider()
     if not _is_for_us(provider, "TRACES"):
         return
@@ -104,11 +104,11 @@ def _spans(made: Otlp, hub: Hub) -> None:
         switch = _switches[ours] = _Switch()
         ours.add_span_processor(switch)
         trace.set_tracer_provider(ours)
-    switch.to = BatchSpanProcessor(_Counted(exporter, hub, _events_of_span))  # type: ignore[arg-type]
+    switch.to = BatchSpanProcessor(_Counted(exporter, bus, _events_of_span))  # type: ignore[arg-type]
     made.switches.append(switch)
 
 
-def _logs_of(made: Otlp, hub: Hub) -> None:
+def _logs_of(made: Otlp, bus: EventBus) -> None:
     provider = _logs.get_logger_provider()
     if not _is_for_us(provider, "LOGS"):
         return
@@ -118,7 +118,7 @@ def _logs_of(made: Otlp, hub: Hub) -> None:
         switch = _switches[ours] = _Switch()
         ours.add_log_record_processor(switch)
         _logs.set_logger_provider(ours)
-    switch.to = BatchLogRecordProcessor(_Counted(exporter, hub, _events_of_record))  # type: ignore[arg-type]
+    switch.to = BatchLogRecordProcessor(_Counted(exporter, bus, _events_of_record))  # type: ignore[arg-type]
     made.switches.append(switch)
 
 
@@ -200,9 +200,9 @@ class _Switch(SpanProcessor, LogRecordProcessor):
 class _Counted:
     """An exporter that counts our events in what it could not send. Called by one thread."""
 
-    def __init__(self, exporter: Any, hub: Hub, events_of: Callable[[Any], int]) -> None:
+    def __init__(self, exporter: Any, bus: EventBus, events_of: Callable[[Any], int]) -> None:
         self._exporter = exporter
-        self._hub = hub
+        self._bus = bus
         self._events_of = events_of
         self.shutdown = exporter.shutdown
 
@@ -214,7 +214,7 @@ class _Counted:
         finally:
             if not sent:
                 for _ in range(sum(map(self._events_of, batch))):
-                    self._hub.count_dropped(LISTENER)
+                    self._bus.count_dropped(LISTENER)
         return result
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:

@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from breakerscope.catalogue import BREAKER, LISTENER, Kind, Metric
 from breakerscope.core.counters import DEFAULT_BUCKETS, Durations
 from breakerscope.core.reading import Reading, Source
-from breakerscope.event_bus import OTHER, Hub
+from breakerscope.event_bus import OTHER, EventBus
 from breakerscope.names import escaped, is_utf8
 from breakerscope.telemetry.series import Layout, shape_of
 from breakerscope.telemetry.settings import LabelError, MetricsSettings
@@ -237,10 +237,10 @@ def _write(
             last[column] = new
 
 
-def count_errors(hub: Hub, errors: list[Exception]) -> None:
+def count_errors(bus: EventBus, errors: list[Exception]) -> None:
     """Count what went wrong with the metrics, outside of the lock under which it happened."""
     for error in errors:
-        hub.count_error(COUNTED_AS, error)
+        bus.count_error(COUNTED_AS, error)
     # Each knows the frame that knows this list: without it, nobody waits for a garbage collection.
     errors.clear()
 

@@ -18,7 +18,7 @@ from breakerscope.core.events import (
     StateChanged,
 )
 from breakerscope.core.permits import NEVER, Check
-from breakerscope.event_bus import Hub, SubscribeOptions, Subscription
+from breakerscope.event_bus import EventBus, SubscribeOptions, Subscription
 from breakerscope.telemetry.otel_context import current_context, trace_ids
 from breakerscope.telemetry.otel_events import CALL, describe, settled
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from breakerscope.telemetry.links import Links
 
 
-def attach(hub: Hub, *, policy: str, events: str = "span") -> tuple[Subscription, ...]:
+def attach(bus: EventBus, *, policy: str, events: str = "span") -> tuple[Subscription, ...]:
     """Put the events of all breakers on the current span, if it is recording.
 
     `policy`: "all", or "non_success" (calls that succeeded are left out). `events`: "span", "log"
@@ -37,13 +37,13 @@ def attach(hub: Hub, *, policy: str, events: str = "span") -> tuple[Subscription
     from breakerscope.telemetry.links import Links
 
     current, ids, links = current_context(), trace_ids(sampled_only=True), Links()
-    hub.trace_ids, hub.traced = ids, current
+    bus.trace_ids, bus.traced = ids, current
     outcomes = set(Outcome) if policy == "all" else set(Outcome) - {Outcome.SUCCESS}
     made: list[Subscription] = []
     if events != "span":
         from breakerscope.telemetry import otel_logs
 
-        made.append(otel_logs.attach(hub, outcomes=outcomes))
+        made.append(otel_logs.attach(bus, outcomes=outcomes))
     # A change of state is heard without a span too: the opening before it is no longer the last.
     when: dict[EventType, Check] = dict.fromkeys((CallSettled, CallRejected, FallbackUsed), current)
     options: SubscribeOptions = {
@@ -53,15 +53,15 @@ def attach(hub: Hub, *, policy: str, events: str = "span") -> tuple[Subscription
         "when": when,
     }
     if events == "log":
-        made.append(hub.subscribe(links, StateChanged, CallRejected, **options))
+        made.append(bus.subscribe(links, StateChanged, CallRejected, **options))
     else:
-        made.append(hub.subscribe(_listener(current, links), **options))
+        made.append(bus.subscribe(_listener(current, links), **options))
     return tuple(made)
 
 
-def detach(hub: Hub, subscriptions: Iterable[Subscription]) -> None:
+def detach(bus: EventBus, subscriptions: Iterable[Subscription]) -> None:
     """Undo `attach`."""
-    hub.trace_ids, hub.traced = None, NEVER
+    bus.trace_ids, bus.traced = None, NEVER
     for subscription in subscriptions:
         subscription.close()
 

@@ -17,7 +17,7 @@ from breakerscope.core.events import (
     State,
     StateChanged,
 )
-from breakerscope.event_bus import Hub, SubscriptionError
+from breakerscope.event_bus import EventBus, SubscriptionError
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.support import Boom, fail_times, make_breaker, refused, succeed
 
@@ -25,8 +25,8 @@ WAIT = 10.0
 
 
 def test_a_sleeping_listener_does_not_hold_up_calls() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     awake = threading.Event()
     heard: list[int] = []
 
@@ -34,56 +34,56 @@ def test_a_sleeping_listener_does_not_hold_up_calls() -> None:
         awake.wait(WAIT)
         heard.append(event.seq)
 
-    hub.subscribe(sleeping, name="sleeping", queue_size=5)
+    bus.subscribe(sleeping, name="sleeping", queue_size=5)
     for _ in range(20):
         assert breaker.call(succeed) == "fine"
     # All 20 calls have returned while the listener still sleeps over the first one.
     assert heard == []
     assert breaker.read().calls[Outcome.SUCCESS] == 20
     awake.set()
-    assert hub.flush(WAIT)
-    dropped = hub.dropped()["sleeping"]
+    assert bus.flush(WAIT)
+    dropped = bus.dropped()["sleeping"]
     assert len(heard) + dropped == 20
     assert dropped in (14, 15)
     assert heard == list(range(1, len(heard) + 1))
 
 
 def test_listeners_whose_names_are_made_up_are_counted_as_one() -> None:
-    hub = Hub()
+    bus = EventBus()
     for number in range(1005):
-        hub.count_dropped(f"listener {number}")
-        hub.count_error(f"listener {number}", Boom())
-    hub.count_dropped("listener 7")
-    for counts, seven in ((hub.dropped(), 2), (hub.errors(), 1)):
+        bus.count_dropped(f"listener {number}")
+        bus.count_error(f"listener {number}", Boom())
+    bus.count_dropped("listener 7")
+    for counts, seven in ((bus.dropped(), 2), (bus.errors(), 1)):
         assert len(counts) == 1001
         assert (counts["listener 7"], counts["_OTHER"]) == (seven, 5)
 
 
 def test_a_guard_that_raises_says_no() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub, consecutive_failures=2)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus, consecutive_failures=2)
     heard: list[Event] = []
 
     def broken() -> bool:
         raise Boom
 
-    hub.subscribe(heard.append, name="guarded", inline=True, when=broken)
+    bus.subscribe(heard.append, name="guarded", inline=True, when=broken)
     assert breaker.call(succeed) == "fine"
     fail_times(breaker, 2)
     assert refused(breaker).state is State.OPEN
     assert heard == []
     # One success, two failures, a change of state and a refusal; a guard may be asked twice.
-    assert 5 <= hub.errors()["guarded"] <= 10
+    assert 5 <= bus.errors()["guarded"] <= 10
 
 
 def test_a_stream_that_a_garbage_collection_ends() -> None:
     """In the middle of it anything may be locked, so inline listeners are called later."""
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     inline: list[Event] = []
     queued: list[Event] = []
-    hub.subscribe(inline.append, name="inline", inline=True)
-    hub.subscribe(queued.append, name="queued")
+    bus.subscribe(inline.append, name="inline", inline=True)
+    bus.subscribe(queued.append, name="queued")
 
     @breaker
     def stream() -> Iterator[int]:
@@ -96,24 +96,24 @@ def test_a_stream_that_a_garbage_collection_ends() -> None:
     del abandoned, ring
     gc.collect()
     assert inline == []
-    assert hub.flush(WAIT)
+    assert bus.flush(WAIT)
     reading = breaker.read()
     assert (reading.calls[Outcome.CANCELLED], reading.in_flight) == (1, 0)
     assert inline == queued
     assert len(inline) == 1
-    assert hub.dropped() == {"inline": 0, "queued": 0}
+    assert bus.dropped() == {"inline": 0, "queued": 0}
 
     abandoned = stream()
     next(abandoned)
     del abandoned
-    assert hub.flush(WAIT)
+    assert bus.flush(WAIT)
     assert inline == queued
     assert breaker.read().calls[Outcome.CANCELLED] == 2
 
 
 def test_one_sleeping_listener_takes_nothing_from_the_others() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     awake = threading.Event()
     heard: list[int] = []
     arrived = threading.Event()
@@ -123,8 +123,8 @@ def test_one_sleeping_listener_takes_nothing_from_the_others() -> None:
         if len(heard) == 100:
             arrived.set()
 
-    hub.subscribe(lambda _: awake.wait(WAIT), name="sleeping", queue_size=1)
-    hub.subscribe(quick)
+    bus.subscribe(lambda _: awake.wait(WAIT), name="sleeping", queue_size=1)
+    bus.subscribe(quick)
     for _ in range(100):
         breaker.call(succeed)
     assert arrived.wait(WAIT)
@@ -134,50 +134,50 @@ def test_one_sleeping_listener_takes_nothing_from_the_others() -> None:
 
 @pytest.mark.parametrize("inline", [True, False])
 def test_a_listener_that_makes_calls_hears_nothing_of_them(inline: bool) -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     heard: list[Event] = []
 
     def calling(event: Event) -> None:
         heard.append(event)
         breaker.call(succeed)
 
-    hub.subscribe(calling, name="calling", inline=inline)
+    bus.subscribe(calling, name="calling", inline=inline)
     breaker.call(succeed)
-    assert hub.flush(WAIT)
+    assert bus.flush(WAIT)
     assert len(heard) == 1
-    assert hub.dropped() == {"calling": 1}
+    assert bus.dropped() == {"calling": 1}
     assert breaker.read().calls[Outcome.SUCCESS] == 2
 
 
 def test_the_queue_carries_the_context_of_the_call() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     request: ContextVar[str] = ContextVar("request", default="none")
     heard: list[str] = []
-    hub.subscribe(lambda _: heard.append(request.get()))
+    bus.subscribe(lambda _: heard.append(request.get()))
     for name in ("first", "second"):
         request.set(name)
         breaker.call(succeed)
     request.set("none")
-    assert hub.flush(WAIT)
+    assert bus.flush(WAIT)
     assert heard == ["first", "second"]
 
 
 def test_filters() -> None:
-    hub, clock = Hub(), FakeClock()
-    breaker = make_breaker(clock, hub=hub, consecutive_failures=2, open_for=100.0)
-    other = make_breaker(hub=hub, name="other")
+    bus, clock = EventBus(), FakeClock()
+    breaker = make_breaker(clock, bus=bus, consecutive_failures=2, open_for=100.0)
+    other = make_breaker(bus=bus, name="other")
     heard: dict[str, list[str]] = {"failures": [], "changes": [], "some": [], "other": [], "no": []}
 
     def into(key: str) -> object:
         return lambda event: heard[key].append(type(event).__name__)
 
     subscriptions = [
-        hub.subscribe(into("failures"), CallSettled, outcomes={Outcome.FAILURE}, inline=True),  # type: ignore[arg-type]
-        hub.subscribe(into("changes"), StateChanged, inline=True),  # type: ignore[arg-type]
-        hub.subscribe(into("some"), CallRejected, every=10.0, inline=True),  # type: ignore[arg-type]
-        hub.subscribe(into("no"), when=lambda: False, inline=True),  # type: ignore[arg-type]
+        bus.subscribe(into("failures"), CallSettled, outcomes={Outcome.FAILURE}, inline=True),  # type: ignore[arg-type]
+        bus.subscribe(into("changes"), StateChanged, inline=True),  # type: ignore[arg-type]
+        bus.subscribe(into("some"), CallRejected, every=10.0, inline=True),  # type: ignore[arg-type]
+        bus.subscribe(into("no"), when=lambda: False, inline=True),  # type: ignore[arg-type]
         other.subscribe(into("other"), inline=True),  # type: ignore[arg-type]
     ]
     breaker.call(succeed)
@@ -201,19 +201,19 @@ def test_filters() -> None:
 
 
 def test_a_subscriber_hears_of_breakers_made_later() -> None:
-    hub = Hub()
-    with capture_events(CallSettled, hub=hub) as events:
-        make_breaker(hub=hub, name="later").call(succeed)
-    make_breaker(hub=hub, name="too late").call(succeed)
+    bus = EventBus()
+    with capture_events(CallSettled, bus=bus) as events:
+        make_breaker(bus=bus, name="later").call(succeed)
+    make_breaker(bus=bus, name="too late").call(succeed)
     assert [event.breaker for event in events] == ["later"]
 
 
 def test_a_call_in_flight_at_the_subscription_is_heard_of() -> None:
-    hub = Hub()
-    breaker = make_breaker(hub=hub)
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
     breaker.call(succeed)
     with breaker.guard():
-        hub.subscribe(heard := [].append, inline=True)  # type: ignore[var-annotated]
+        bus.subscribe(heard := [].append, inline=True)  # type: ignore[var-annotated]
     assert len(heard.__self__) == 1  # type: ignore[attr-defined]
 
 
@@ -226,8 +226,8 @@ def test_a_call_in_flight_at_the_subscription_is_heard_of() -> None:
 )
 def test_impossible_subscriptions(options: dict[str, float], message: str) -> None:
     with pytest.raises(SubscriptionError, match=message):
-        Hub().subscribe(print, **options)  # type: ignore[arg-type]
+        EventBus().subscribe(print, **options)  # type: ignore[arg-type]
     with pytest.raises(SubscriptionError, match="allowed are CallSettled, CallRejected"):
-        Hub().subscribe(print, int)  # type: ignore[arg-type]
+        EventBus().subscribe(print, int)  # type: ignore[arg-type]
     with pytest.raises(SubscriptionError, match="allowed is a callable"):
-        Hub().subscribe("print")  # type: ignore[arg-type]
+        EventBus().subscribe("print")  # type: ignore[arg-type]
