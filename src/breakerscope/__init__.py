@@ -18,6 +18,7 @@ from breakerscope.core.events import (
     Event,
     FallbackUsed,
     Outcome,
+    PolicyChanged,
     State,
     StateChanged,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "MissingExtraError",
     "Outcome",
     "Policy",
+    "PolicyChanged",
     "PolicyError",
     "Reading",
     "Recent",

@@ -168,6 +168,18 @@ class CircuitBreaker(Executor):
         """Close, and forget the window and the back-off. Counters go on."""
         self._controller.command(lambda machine, now: machine.reset(now, reason))
 
+    def update(self, policy: Policy, reason: str | None = None) -> None:
+        """Change the rules while the breaker runs; told as a `PolicyChanged` event.
+
+        The state goes on, and so does the wait of an open breaker, but for no longer than the new
+        `open_for_max`. The window goes on if `window` and `slow_call` stay as they are, else it
+        begins empty. Calls in flight are counted and have no say. An equal policy changes nothing.
+        After another `slow_call` or kind of window, functions that were decorated before take a
+        lock for each call.
+        """
+        if policy != self.policy:
+            self._controller.command(lambda machine, now: machine.update(policy, now, reason))
+
     def isolated(self, reason: str | None = None) -> _Isolation:
         """Reject every call inside the block. Blocks may nest and overlap, also between threads.
 

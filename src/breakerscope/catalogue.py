@@ -246,6 +246,7 @@ class SpanEventName(StrEnum):
     STATE_CHANGE = "circuit_breaker.state_change"
     REJECTION = "circuit_breaker.rejection"
     FALLBACK = "circuit_breaker.fallback"
+    POLICY_CHANGE = "circuit_breaker.policy_change"
 
 
 class SpanName(StrEnum):
@@ -271,6 +272,7 @@ class Attribute(StrEnum):
     FAILURE_RATIO = "circuit_breaker.failure_ratio"
     REASON = "circuit_breaker.reason"
     ENFORCED = "circuit_breaker.enforced"
+    CHANGES = "circuit_breaker.changes"
     ERROR_TYPE = "error.type"
 
 
@@ -284,6 +286,7 @@ class LogEvent(StrEnum):
     CALL_IGNORED = "circuit_breaker.call_ignored"
     CALL_CANCELLED = "circuit_breaker.call_cancelled"
     FALLBACK_USED = "circuit_breaker.fallback_used"
+    POLICY_CHANGED = "circuit_breaker.policy_changed"
 
 
 class LogKey(StrEnum):
@@ -311,6 +314,7 @@ class LogKey(StrEnum):
     RETRY_AFTER = "retry_after"
     REJECTIONS = "rejections"
     ENFORCED = "enforced"
+    CHANGES = "changes"
     SAMPLE_RATE = "sample_rate"
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar, overload
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.core.clock import Clock
-from breakerscope.core.events import Event, EventType, State
+from breakerscope.core.events import Event, State
 from breakerscope.event_bus import EventBus, default_bus
+
+E = TypeVar("E", bound=Event)
 
 
 class FakeClock:
@@ -48,13 +51,23 @@ def force_state(breaker: CircuitBreaker, state: State) -> None:
     )
 
 
+@overload
+def capture_events(*, bus: EventBus = default_bus) -> AbstractContextManager[list[Event]]: ...
+
+
+@overload
+def capture_events(
+    *types: type[E], bus: EventBus = default_bus
+) -> AbstractContextManager[list[E]]: ...
+
+
 @contextmanager
-def capture_events(*types: EventType, bus: EventBus = default_bus) -> Generator[list[Event]]:
+def capture_events(*types: Any, bus: EventBus = default_bus) -> Generator[list[Any]]:
     """Inside the block, all events of these types (none named: all) are appended to the list.
 
     They are delivered in the thread of the call, so they are in the list when the call returns.
     """
-    events: list[Event] = []
+    events: list[Any] = []
     with bus.subscribe(events.append, *types, inline=True, name="capture_events"):
         yield events
 

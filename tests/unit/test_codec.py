@@ -83,6 +83,7 @@ def test_what_breakers_emit_fits_the_schema_in_the_package() -> None:
         fail_times(breaker, 1)
         breaker.force_open("by\nhand \udcff")
         refused(breaker, fail)
+        breaker.update(bs.Policy(consecutive_failures=3))
     assert {type(event) for event in told} == set(EVENT_TYPES)
     for event in told:
         form = json.loads(bs.event_to_json(event))
@@ -124,12 +125,12 @@ def test_fields_with_a_default_may_be_missing_and_others_more() -> None:
         (
             {"type": "CallLost", "schema_version": 2},
             "schema_version=2: allowed is 1; type='CallLost': allowed are CallSettled,"
-            " CallRejected, StateChanged, FallbackUsed",
+            " CallRejected, StateChanged, FallbackUsed, PolicyChanged",
         ),
         (
             {},
             "schema_version=None: allowed is 1; type=None: allowed are CallSettled,"
-            " CallRejected, StateChanged, FallbackUsed",
+            " CallRejected, StateChanged, FallbackUsed, PolicyChanged",
         ),
         (
             {**REJECTION, "state": "ajar", "seq": "1", "retry_after": True},

@@ -16,7 +16,13 @@ from breakerscope import ConfigError, FallbackError, LimitError, Outcome, Snapsh
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.config import from_environment, from_mapping, read_toml
 from breakerscope.core.classification import Classifier
-from breakerscope.core.events import CallRejected, CallSettled, FallbackUsed, StateChanged
+from breakerscope.core.events import (
+    CallRejected,
+    CallSettled,
+    FallbackUsed,
+    PolicyChanged,
+    StateChanged,
+)
 from breakerscope.core.policy import Policy
 from breakerscope.event_bus import EventBus
 from breakerscope.testing import FakeClock, capture_events, force_state
@@ -143,7 +149,7 @@ def test_shadow_mode_reports_and_refuses_nothing() -> None:
         if isinstance(event, CallSettled)
         else (event.old, event.new)
         for event in events
-        if not isinstance(event, FallbackUsed)
+        if not isinstance(event, FallbackUsed | PolicyChanged)
     ]
     assert told == [
         ("closed", "failure", False),

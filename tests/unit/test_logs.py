@@ -187,7 +187,8 @@ def test_the_end_tells_the_rejections_that_no_line_has_told(shadow: bool) -> Non
             "log_levels['circuit_breaker.opened']: allowed are circuit_breaker.state_changed,"
             " circuit_breaker.call_failed, circuit_breaker.call_rejected,"
             " circuit_breaker.call_succeeded, circuit_breaker.call_ignored,"
-            " circuit_breaker.call_cancelled, circuit_breaker.fallback_used",
+            " circuit_breaker.call_cancelled, circuit_breaker.fallback_used,"
+            " circuit_breaker.policy_changed",
         ),
         (
             {"log_levels": {"circuit_breaker.call_failed": "loud"}},

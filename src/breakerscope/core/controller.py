@@ -67,6 +67,7 @@ class Controller(Reentrant):
         "_clock",
         "_counters",
         "_entered_at",
+        "_known_policy",
         "_noticed",
         "_permit",
         "_publisher",
@@ -76,8 +77,7 @@ class Controller(Reentrant):
         "buckets",
         "machine",
         "name",
-        "policy",
-        "slow_from",
+        "wrapped_for",
     )
 
     def __init__(
@@ -91,13 +91,13 @@ class Controller(Reentrant):
         bus: Bus,
     ) -> None:
         self.name = name
-        self.policy = policy
         self.buckets = buckets
-        self.slow_from = inf if policy.slow_call is None else policy.slow_call
         self._clock = clock.monotonic
         self._wall = clock.wall
         self._bus = bus
         self.machine = StateMachine(policy, now=clock.monotonic(), random=random)
+        self.wrapped_for = self.machine.slow_from, self.machine.counts_calls
+        """For what the wrappers of this breaker were built."""
         self._publisher = Publisher(name, clock.wall)
         self._entered_at = clock.wall()
         self._start_over()
@@ -114,9 +114,15 @@ class Controller(Reentrant):
         self._calls = 0
         self._permit = self.machine.permit
         self._noticed = self.machine.transition
+        self._known_policy = self.machine.policy
         self._retired: tuple[tuple[ref[SharedPermit], Journal], ...] = ()
         self._rejections: RejectionTokens | None = None
         self._publisher.start_over()
+
+    @property
+    def policy(self) -> Policy:
+        """The rules in force."""
+        return self.machine.policy
 
     # -- a call asks ------------------------------------------------------------------------------
 
@@ -199,7 +205,8 @@ class Controller(Reentrant):
         more of them are on their way to the journal: the next call that asks will find them.
         """
         self._notice_transition_locked()
-        permit, room = self._permit, self.machine.failures_until_trip()
+        machine, permit = self.machine, self._permit
+        room = machine.failures_until_trip() if self._wrappers_fit else 0
         if permit.allow_failures(room, batch_size(self._calls)):
             return True
         permit.tokens.withdraw()
@@ -209,7 +216,16 @@ class Controller(Reentrant):
     def _success_check_locked(self) -> Check:
         """A queue gets its events in order, so under the lock."""
         subscribers = self._publisher.subscribers
-        return SLOW_PATH if subscribers.queues_successes else subscribers.success_guard
+        if subscribers.queues_successes or not self._wrappers_fit:
+            return SLOW_PATH
+        return subscribers.success_guard
+
+    @property
+    def _wrappers_fit(self) -> bool:
+        """False if an update has made other calls slow, or the window another one: what was built
+        before settles under the lock from then on.
+        """
+        return self.wrapped_for == (self.machine.slow_from, self.machine.counts_calls)
 
     # -- a call is rejected -----------------------------------------------------------------------
 
@@ -288,7 +304,7 @@ class Controller(Reentrant):
 
     def succeed(self, permit: AnyPermit, duration: float) -> None:
         """A success that somebody may want to hear of, or that was slow."""
-        if duration >= self.slow_from or permit.watched is SLOW_PATH:
+        if duration >= self.machine.slow_from or permit.watched is SLOW_PATH:
             self.settle(permit, duration, SUCCESS)
             return
         # Only inline listeners hear of it: no lock is needed to keep an order.
@@ -349,7 +365,7 @@ class Controller(Reentrant):
         later: list[Any] | tuple[()] = (),
     ) -> None:
         machine = self.machine
-        slow = duration >= self.slow_from
+        slow = duration >= machine.slow_from
         late = machine.settle(permit, outcome, now=machine.now, slow=slow, hint=hint)
         shared = permit.shared
         self._counters.add(outcome, duration, shared.journal, slow=slow, exemplar=exemplar)
@@ -412,7 +428,8 @@ class Controller(Reentrant):
             # Who is in flight holds the permit. When it has gone, nobody is.
             gone = held() is None
             if journal.entries:
-                self._counters.drain(journal, timed=not self.machine.counts_calls)
+                # An update may have changed what the window counts.
+                self._counters.drain(journal, timed=True)
             if journal.in_flight and not gone:
                 kept.append((held, journal))
         self._retired = tuple(kept)
@@ -429,6 +446,10 @@ class Controller(Reentrant):
             old.retire()
             retired = (*self._retired, (ref(old), old.journal))
             self._retired, self._permit = retired, machine.permit
+        if self._known_policy is not machine.policy:
+            changes = "; ".join(self._known_policy.differences(machine.policy, between="->"))
+            self._known_policy = machine.policy
+            self._publisher.policy_changed_locked(changes, machine.update_reason, self._deliveries)
         transition = machine.transition
         if transition is None or transition is self._noticed:
             return

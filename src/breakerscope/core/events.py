@@ -166,6 +166,21 @@ class FallbackUsed:
     error: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChanged:
+    """The rules of a breaker were changed while it ran.
+
+    `changes` lists the fields with their old and new values: "open_for: 10.0 -> 30.0; probes: 1 ->
+    2". `reason` is the text given to the command.
+    """
+
+    breaker: str
+    seq: int
+    at: float
+    changes: str
+    reason: str | None = None
+
+
 def _draft_of(cls: type) -> Any:
     """A class of events like these whose fields can be set: `event.__class__ = cls` ends that.
 
@@ -180,7 +195,19 @@ def _draft_of(cls: type) -> Any:
 CallSettledDraft = _draft_of(CallSettled)
 CallRejectedDraft = _draft_of(CallRejected)
 
-Event = CallSettled | CallRejected | StateChanged | FallbackUsed
+Event = CallSettled | CallRejected | StateChanged | FallbackUsed | PolicyChanged
 """Any event. A closed union: a `match` over it can be complete."""
-EventType = type[CallSettled] | type[CallRejected] | type[StateChanged] | type[FallbackUsed]
-EVENT_TYPES: tuple[EventType, ...] = (CallSettled, CallRejected, StateChanged, FallbackUsed)
+EventType = (
+    type[CallSettled]
+    | type[CallRejected]
+    | type[StateChanged]
+    | type[FallbackUsed]
+    | type[PolicyChanged]
+)
+EVENT_TYPES: tuple[EventType, ...] = (
+    CallSettled,
+    CallRejected,
+    StateChanged,
+    FallbackUsed,
+    PolicyChanged,
+)

@@ -56,7 +56,7 @@ class Executor:
         self._now = clock.monotonic
         self._timed = isinstance(controller.policy.window, timedelta)
         # A result that has to be looked at never settles without the lock.
-        self._slow_from = controller.slow_from if classifier.ignores_results else -inf
+        self._slow_from = self._machine.slow_from if classifier.ignores_results else -inf
         self._every_exception_fails = classifier.ignores_no_exception
         self._await_any_made: Callable[..., Any] | None = None
 
@@ -89,7 +89,7 @@ class Executor:
             self._every_exception_fails
             and isinstance(permit, SharedPermit)
             and isinstance(error, Exception)
-            and duration < self._controller.slow_from
+            and duration < self._machine.slow_from
             and not permit.watched_failures()
             and not isinstance(error, BaseExceptionGroup)
         ):

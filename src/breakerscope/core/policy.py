@@ -100,6 +100,11 @@ class Policy:
         return self.probe_successes or self.probes
 
     @property
+    def slow_from(self) -> float:
+        """The seconds from which a call is slow; infinite if none is."""
+        return math.inf if self.slow_call is None else self.slow_call
+
+    @property
     def hash(self) -> str:
         """Eight hexadecimal digits, equal for equal policies in every process: shows config
         drift.
@@ -110,10 +115,10 @@ class Policy:
         text = ",".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-    def differences(self, other: Policy) -> list[str]:
+    def differences(self, other: Policy, *, between: str = "and") -> list[str]:
         """The fields in which two policies differ, each with both values."""
         return [
-            f"{field.name}: {getattr(self, field.name)!r} and {getattr(other, field.name)!r}"
+            f"{field.name}: {getattr(self, field.name)!r} {between} {getattr(other, field.name)!r}"
             for field in fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         ]

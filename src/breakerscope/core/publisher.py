@@ -22,6 +22,7 @@ from breakerscope.core.events import (
     Event,
     FallbackUsed,
     Outcome,
+    PolicyChanged,
     State,
     StateChanged,
 )
@@ -154,6 +155,21 @@ class Publisher:
             reason=transition.reason,
         )
         self.publish_locked(self.subscribers.changed, event, deliveries)
+
+    def policy_changed_locked(
+        self, changes: str, reason: str | None, deliveries: Deliveries
+    ) -> None:
+        """The rules were changed."""
+        if not self.subscribers.policy_changes:
+            return
+        event = PolicyChanged(
+            breaker=self._breaker,
+            seq=next(self._seqs),
+            at=self._wall(),
+            changes=changes,
+            reason=reason,
+        )
+        self.publish_locked(self.subscribers.policy_changes, event, deliveries)
 
     def fallback_locked(self, outcome: Outcome, error: str, deliveries: Deliveries) -> None:
         """A fallback is about to be called."""

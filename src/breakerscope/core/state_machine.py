@@ -101,8 +101,10 @@ class StateMachine:
         "now",
         "permit",
         "policy",
+        "slow_from",
         "state",
         "transition",
+        "update_reason",
         "wait",
         "window",
     )
@@ -110,7 +112,9 @@ class StateMachine:
     def __init__(self, policy: Policy, *, now: float, random: Callable[[], float]) -> None:
         self.policy = policy
         self.state = CLOSED
+        self.update_reason: str | None = None
         self.counts_calls = isinstance(policy.window, int)
+        self.slow_from = policy.slow_from
         self.window: Window = window_of(policy)
         self.window.advance(now)
         self.consecutive_failures = 0
@@ -306,6 +310,25 @@ class StateMachine:
         self.wait = 0.0
         self._not_before = -inf
         self._ramp_until = -inf
+
+    def update(self, policy: Policy, now: float, reason: str | None = None) -> None:
+        """Go on with these rules. The window is kept where its marks mean the same. The wait of an
+        open circuit goes on, as far as the new rules allow one so long.
+        """
+        now, old = self.advance(now), self.policy
+        window = self.window
+        if (policy.window, policy.slow_call) != (old.window, old.slow_call):
+            window = window_of(policy)
+            window.advance(now)
+        base = self._base_wait if policy.open_for == old.open_for else policy.open_for
+        open_until = min(self._open_until, now + policy.longest_wait)
+        ramp_until = min(self._ramp_until, now + policy.ramp_up)
+        counts_calls, slow_from = isinstance(policy.window, int), policy.slow_from
+        generation = self.generation + 1
+        permit = SharedPermit(generation, self.state)
+        # fmt: off
+        self.policy, self.update_reason, self.window, self.counts_calls, self.slow_from, self._base_wait, self._open_until, self._ramp_until, self.generation, self.permit, self._leases = policy, reason, window, counts_calls, slow_from, base, open_until, ramp_until, generation, permit, ()  # noqa: E501
+        # fmt: on
 
     def isolate(self, holder: object, now: float, reason: str | None = None) -> None:
         """Reject everything until every holder has left, or is gone."""

@@ -16,6 +16,7 @@ from breakerscope.core.events import (
     EventType,
     FallbackUsed,
     Outcome,
+    PolicyChanged,
     StateChanged,
 )
 from breakerscope.core.permits import ALWAYS, NEVER, Check
@@ -95,6 +96,7 @@ class Subscribers:
         "changed",
         "failure_guard",
         "fallbacks",
+        "policy_changes",
         "queues_successes",
         "rejected",
         "rejection_guard",
@@ -113,6 +115,7 @@ class Subscribers:
         self.rejected = tuple(s for s in subscribers if CallRejected in s.types)
         self.changed = tuple(s for s in subscribers if StateChanged in s.types)
         self.fallbacks = tuple(s for s in subscribers if FallbackUsed in s.types)
+        self.policy_changes = tuple(s for s in subscribers if PolicyChanged in s.types)
         self.queues_successes = any(not s.inline for _, s in self.successes)
         """Whether a queue is to hear of successes: it gets them in order, so under the lock."""
         self.success_guard = _any_of([guard for guard, _ in self.successes])

@@ -16,11 +16,13 @@ OFF: LogLevel = "off"
 DEFAULT_LEVELS: Mapping[LogEvent, LogLevel] = {
     LogEvent.CALL_FAILED: "info",
     LogEvent.CALL_REJECTED: "warning",
+    LogEvent.POLICY_CHANGED: "info",
 }
 """All others are off, but for changes of state: warning when the breaker opens, info else."""
 
-SAMPLED = tuple(e for e in LogEvent if e not in (LogEvent.STATE_CHANGED, LogEvent.CALL_REJECTED))
-"""Lines about rejections say how many there were, and a change of state is never left out."""
+NEVER_SAMPLED = (LogEvent.STATE_CHANGED, LogEvent.POLICY_CHANGED, LogEvent.CALL_REJECTED)
+"""Lines about rejections say how many there were, and a change is never left out."""
+SAMPLED = tuple(event for event in LogEvent if event not in NEVER_SAMPLED)
 
 
 class LogSettingsError(ValueError):

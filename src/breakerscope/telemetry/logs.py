@@ -25,6 +25,7 @@ from breakerscope.core.events import (
     EventType,
     FallbackUsed,
     Outcome,
+    PolicyChanged,
     State,
     StateChanged,
 )
@@ -55,6 +56,7 @@ OF_TYPE: Mapping[EventType, tuple[LogEvent, ...]] = {
     CallRejected: (LogEvent.CALL_REJECTED,),
     StateChanged: (LogEvent.STATE_CHANGED,),
     FallbackUsed: (LogEvent.FALLBACK_USED,),
+    PolicyChanged: (LogEvent.POLICY_CHANGED,),
 }
 
 
@@ -139,6 +141,10 @@ class _Writer:
             self._write_rejections(event, keys)
         elif isinstance(event, FallbackUsed):
             self._write_sample(LogEvent.FALLBACK_USED, keys | _of_fallback(event))
+        elif isinstance(event, PolicyChanged):
+            keys |= {LogKey.CHANGES: event.changes, LogKey.REASON: event.reason}
+            level = self._settings.level(LogEvent.POLICY_CHANGED)
+            self._write(level, LogEvent.POLICY_CHANGED, keys)
         else:
             self._write_sample(LOG_EVENTS[event.outcome], keys | _of_call(event))
 

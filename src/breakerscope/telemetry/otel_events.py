@@ -8,12 +8,20 @@ it was made.
 from __future__ import annotations
 
 from breakerscope.catalogue import Attribute, SpanEventName
-from breakerscope.core.events import CallRejected, CallSettled, Event, Outcome, StateChanged
+from breakerscope.core.events import (
+    CallRejected,
+    CallSettled,
+    Event,
+    Outcome,
+    PolicyChanged,
+    StateChanged,
+)
 from breakerscope.names import encodable
 
 # The keys as plain text: to hash a member of an enum costs a Python call for each key.
 CALL, STATE_CHANGE = SpanEventName.CALL.value, SpanEventName.STATE_CHANGE.value
 REJECTION, FALLBACK = SpanEventName.REJECTION.value, SpanEventName.FALLBACK.value
+POLICY_CHANGE, CHANGES = SpanEventName.POLICY_CHANGE.value, Attribute.CHANGES.value
 NAME, SEQ, STATE = Attribute.NAME.value, Attribute.SEQ.value, Attribute.STATE.value
 PREVIOUS_STATE, CAUSE = Attribute.PREVIOUS_STATE.value, Attribute.CAUSE.value
 OUTCOME, DURATION = Attribute.OUTCOME.value, Attribute.DURATION.value
@@ -33,6 +41,11 @@ def describe(event: Event) -> tuple[str, Facts]:
         return REJECTION, _rejected(event)
     if isinstance(event, StateChanged):
         return STATE_CHANGE, _changed(event)
+    if isinstance(event, PolicyChanged):
+        facts: Facts = {NAME: event.breaker, SEQ: event.seq, CHANGES: event.changes}
+        if event.reason is not None:
+            facts[REASON] = encodable(event.reason)
+        return POLICY_CHANGE, facts
     return FALLBACK, {
         NAME: event.breaker,
         SEQ: event.seq,

@@ -13,7 +13,15 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
-from breakerscope.core.events import CallRejected, CallSettled, Event, Outcome, State, StateChanged
+from breakerscope.core.events import (
+    CallRejected,
+    CallSettled,
+    Event,
+    Outcome,
+    PolicyChanged,
+    State,
+    StateChanged,
+)
 from breakerscope.event_bus import EventBus, Subscription
 from breakerscope.telemetry.errors import MissingExtraError
 from breakerscope.telemetry.otel_context import current_context
@@ -59,7 +67,8 @@ def _listener(logger: Any) -> Callable[[Event], None]:
             return SeverityNumber.WARN
         if isinstance(event, StateChanged):
             return SeverityNumber.WARN if event.new in WARNING_STATES else SeverityNumber.INFO
-        if isinstance(event, CallSettled) and event.outcome is Outcome.FAILURE:
+        failed = isinstance(event, CallSettled) and event.outcome is Outcome.FAILURE
+        if failed or isinstance(event, PolicyChanged):
             return SeverityNumber.INFO
         return SeverityNumber.DEBUG
 

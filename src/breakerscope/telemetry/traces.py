@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from breakerscope.core.events import (
+    EVENT_TYPES,
     CallRejected,
     CallSettled,
     Event,
     EventType,
-    FallbackUsed,
     Outcome,
     StateChanged,
 )
@@ -45,7 +45,8 @@ def attach(bus: EventBus, *, policy: str, events: str = "span") -> tuple[Subscri
 
         made.append(otel_logs.attach(bus, outcomes=outcomes))
     # A change of state is heard without a span too: the opening before it is no longer the last.
-    when: dict[EventType, Check] = dict.fromkeys((CallSettled, CallRejected, FallbackUsed), current)
+    when: dict[EventType, Check] = dict.fromkeys(EVENT_TYPES, current)
+    del when[StateChanged]
     options: SubscribeOptions = {
         "name": "opentelemetry",
         "inline": True,
