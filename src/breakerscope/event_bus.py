@@ -36,6 +36,7 @@ from breakerscope.core.counters import Exemplar
 from breakerscope.core.events import EVENT_TYPES, Event, EventType, Outcome
 from breakerscope.core.permits import ALWAYS, NEVER, Check
 from breakerscope.core.subscribers import Subscriber, Subscribers
+from breakerscope.timer import default_timer
 
 OTHER = "_OTHER"
 """The name under which all are counted that are beyond a limit."""
@@ -424,6 +425,11 @@ class EventBus:
             if event is not None:
                 self.waiting.append((copy_context(), subscriber, event))
 
+    @staticmethod
+    def call_later(seconds: float, callback: Callable[[], object]) -> None:
+        """Call this bound method from another thread, unless its object is gone by then."""
+        default_timer.call_later(seconds, callback)
+
     def deliver_waiting(self) -> None:
         """Make the deliveries that were put off."""
         while self.waiting:
@@ -543,6 +549,7 @@ default_bus = EventBus()
 def _after_fork_in_child() -> None:
     # The listeners of other threads do not run on here.
     _delivering.intersection_update({get_ident()})
+    default_timer.start_over_after_fork()
     for bus in _buses:
         bus.start_over_after_fork()
 

@@ -59,6 +59,8 @@ class BreakerOptions(TypedDict, total=False):
     jitter: float
     probes: int
     probe_successes: int | None
+    probe_failure_rate: float | None
+    probe_when_due: bool
     probe_lease: float
     ramp_up: float
     shadow: bool

@@ -17,6 +17,10 @@ from breakerscope.core.windows import TimeWindow
 SNAPSHOT_VERSION = 1
 
 
+OPTIONAL = frozenset({"probe_failures"})
+"""What the snapshots of 0.1.0 do not have."""
+
+
 class SnapshotError(ValueError):
     """A snapshot cannot be adopted. The message lists every problem."""
 
@@ -45,7 +49,7 @@ def checked(snapshot: Mapping[str, Any], policy: Policy) -> Mapping[str, Any]:
         if name in snapshot
         else f"{name}: is missing"
         for name, (words, allowed) in _rules(policy).items()
-        if name not in snapshot or not allowed(snapshot[name])
+        if (name not in OPTIONAL if name not in snapshot else not allowed(snapshot[name]))
     ]
     if problems:
         raise SnapshotError("; ".join(problems))
@@ -67,6 +71,7 @@ def _rules(policy: Policy) -> dict[str, Rule]:
         "rows": ("a list of rows of whole numbers", lambda v: _rows(v, policy)),
         "consecutive_failures": count,
         "probe_successes": count,
+        "probe_failures": count,
         "wait": seconds,
         "base_wait": seconds,
         "ramp_for": seconds,

@@ -43,6 +43,7 @@ def force_state(breaker: CircuitBreaker, state: State) -> None:
             "rows": CircuitBreaker(breaker.name, breaker.policy, bus=EventBus()).snapshot()["rows"],
             "consecutive_failures": 0,
             "probe_successes": 0,
+            "probe_failures": 0,
             "ramp_for": 0.0,
             "wait": breaker.policy.open_for,
             "base_wait": breaker.policy.open_for,

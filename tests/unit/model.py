@@ -11,14 +11,16 @@ everything out again at each step. The rules, in its own words:
 3.  A window of calls is the last `window` entries. A window of time is cut into 10 buckets that
     begin at multiples of their width: an entry counts while its bucket is one of the last 10.
 4.  OPEN refuses until its wait is over. The next call that asks then turns it into HALF_OPEN and
-    is the first probe.
+    is the first probe. With `probe_when_due`, whoever looks at the clock makes this change.
 5.  A probe is admitted while fewer than `probes` are in flight and while those in flight and the
-    successes so far are together fewer than what is needed (or than `probes`, if that is more).
+    results so far are together fewer than what is needed (or than `probes`, if that is more).
 6.  A probe's place is free again `probe_lease` seconds after it was given; what such a probe says
     later is late.
 7.  A failed probe opens the circuit again; so does a slow success, where slow calls are judged.
-    Enough successes close it. Probes do not go into the window, but a failed one makes the row of
-    failures longer.
+    Enough successes close it. With `probe_failure_rate` as many probes as rule 5 needs are judged:
+    bad ones open it when their share of that number is as large as the rate or larger, and good
+    ones close it when it could not become so large any more. Probes do not go into the window, but
+    a failed one makes the row of failures longer.
 8.  The wait is `open_for`, unless a probe failed, or the circuit tripped sooner after it closed
     than the last wait was long: then it is the last one (without jitter and hint) times `backoff`.
     Jitter moves it, a hint of the dependency lengthens it, `open_for_max` bounds it.
@@ -107,7 +109,7 @@ class Model:
         self.earliest = -inf
         self.closed_at = -inf
         self.places: list[Ticket] = []
-        self.good_probes = 0
+        self.good_probes = self.bad_probes = 0
         self.ramp_from = -inf
         self.credit = 0.0
         self.holders = 0
@@ -130,6 +132,9 @@ class Model:
         """Somebody looked at the clock."""
         self.clock = now
         self.seen = max(self.seen, now)
+        due = self.state is State.OPEN and self.seen >= self.open_until
+        if due and self.policy.probe_when_due:
+            self.change(State.HALF_OPEN, Cause.WAIT_ELAPSED)
         return self.seen
 
     # -- the window -------------------------------------------------------------------------------
@@ -233,7 +238,7 @@ class Model:
             self.free_places(now)
             needed = max(policy.probes, policy.probe_successes or policy.probes)
             busy = len(self.places)
-            if busy < policy.probes and busy + self.good_probes < needed:
+            if busy < policy.probes and busy + self.good_probes + self.bad_probes < needed:
                 return True, None
             return False, min(place.ends for place in self.places) - now
         elapsed = now - self.ramp_from
@@ -293,11 +298,18 @@ class Model:
                 self.open(cause)
         elif self.state is State.HALF_OPEN:
             self.row = self.row + 1 if failed else 0
-            if failed or (slow and policy.slow_call_rate is not None):
+            good = not failed and not (slow and policy.slow_call_rate is not None)
+            self.good_probes += good
+            self.bad_probes += not good
+            needed = policy.probe_successes or policy.probes
+            opens, closes = self.bad_probes > 0, self.good_probes >= needed
+            if policy.probe_failure_rate is not None:
+                judged = max(policy.probes, needed)
+                opens = self.bad_probes / judged >= policy.probe_failure_rate
+                closes = (judged - self.good_probes) / judged < policy.probe_failure_rate
+            if opens:
                 self.open(Cause.PROBE_FAILED)
-                return
-            self.good_probes += 1
-            if self.good_probes >= (policy.probe_successes or policy.probes):
+            elif closes:
                 self.change(State.CLOSED, Cause.PROBES_SUCCEEDED)
                 self.ramp_from = now
                 self.credit = 1.0
@@ -343,7 +355,7 @@ class Model:
         self.state = new
         self.era += 1
         self.places = []
-        self.good_probes = 0
+        self.good_probes = self.bad_probes = 0
         if new is State.CLOSED:
             self.closed_at = self.seen
             self.earliest = -inf

@@ -1438,6 +1438,7 @@ FRESH = {
     "closed_for": None,
     "ramp_for": 0.0,
     "probe_successes": 0,
+    "probe_failures": 0,
 }
 
 
@@ -1549,3 +1550,44 @@ def test_a_dump_that_is_loaded_during_an_isolation() -> None:
     change = machine.end_isolation(5.0)
     assert change is not None
     assert (change.new, machine.state) == (OPEN, OPEN)
+
+
+# -- a half-open state that tolerates failures -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("results", "state"),
+    [
+        ("ss", HALF_OPEN),
+        ("sss", CLOSED),
+        ("fsfss", CLOSED),
+        ("ff", HALF_OPEN),
+        ("fff", OPEN),
+        ("sfsff", OPEN),
+    ],
+)
+def test_three_of_five_probes_decide(results: str, state: State) -> None:
+    machine, probe = half_opened(probe_successes=5, probe_failure_rate=0.5)
+    for at, result in enumerate(results):
+        probe = probe if at == 0 else admitted(machine, machine.real.now)
+        machine.settle(probe, SUCCESS if result == "s" else FAILURE, now=machine.real.now)
+    assert machine.state is state
+
+
+def test_no_more_probes_are_made_than_are_judged() -> None:
+    machine, first = half_opened(probes=3, probe_failure_rate=1.0)
+    second, third = admitted(machine, 10.0), admitted(machine, 10.0)
+    for probe in (first, second):
+        machine.settle(probe, FAILURE, now=10.0)
+        assert machine.admit(10.0).permit is None
+    machine.settle(third, SUCCESS, now=10.0)
+    assert machine.state is CLOSED
+
+
+def test_the_tally_of_failed_probes_is_dumped_and_begins_anew_with_each_half_open_state() -> None:
+    machine, probe = half_opened(probes=1, probe_successes=3, probe_failure_rate=0.6)
+    machine.settle(probe, FAILURE, now=10.0)
+    assert machine.dump(10.0)["probe_failures"] == 1
+    machine.settle(admitted(machine, 10.0), FAILURE, now=10.0)
+    assert machine.state is OPEN
+    assert machine.dump(10.0)["probe_failures"] == 0

@@ -154,6 +154,8 @@ def policies(draw: st.DrawFn) -> Policy:
         jitter=draw(st.sampled_from([0.0, 0.25, 0.5])),
         probes=draw(st.sampled_from([1, 1, 2, 3])),
         probe_successes=maybe([1, 2, 3, 4]),
+        probe_failure_rate=maybe([0.25, 0.5, 0.6, 1.0]),
+        probe_when_due=draw(st.sampled_from([False, False, True])),
         probe_lease=draw(st.sampled_from([0.5, 2.0, 60.0])),
         ramp_up=draw(st.sampled_from([0.0, 0.0, 2.0, 8.0])),
         shadow=draw(st.sampled_from([False] * 7 + [True])),

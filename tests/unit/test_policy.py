@@ -37,7 +37,9 @@ DEFAULTS = {
     "jitter": 0.0,
     "probes": 1,
     "probe_successes": 1,
+    "probe_failure_rate": None,
     "probe_lease": 60.0,
+    "probe_when_due": False,
     "ramp_up": 0.0,
     "shadow": False,
 }
@@ -171,6 +173,9 @@ def test_the_hash_is_the_same_in_every_process() -> None:
     # A change of these two is a change of every dashboard that compares hashes.
     assert Policy().hash == "c9fb9a3f"
     assert policy(window=timedelta(minutes=1), failure_rate=0.25).hash == "a67661c6"
+    # What was added since is told when it is on.
+    assert Policy(probe_when_due=True).hash == "fc4ba820"
+    assert Policy(probe_failure_rate=0.5).hash == "a87f8946"
 
 
 def test_differences_in_the_order_of_the_fields() -> None:

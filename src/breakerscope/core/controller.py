@@ -51,6 +51,10 @@ SUCCESS = Outcome.SUCCESS
 Rejection = tuple[State, float | None]
 
 
+SOONEST = 0.001
+"""In how many seconds a timer calls at the soonest: its clock may not be that of the breaker."""
+
+
 def _nothing() -> None:
     """Only the catching up is wanted."""
 
@@ -73,6 +77,7 @@ class Controller(Reentrant):
         "_publisher",
         "_rejections",
         "_retired",
+        "_wakes_at",
         "_wall",
         "buckets",
         "machine",
@@ -117,6 +122,7 @@ class Controller(Reentrant):
         self._known_policy = self.machine.policy
         self._retired: tuple[tuple[ref[SharedPermit], Journal], ...] = ()
         self._rejections: RejectionTokens | None = None
+        self._wakes_at = inf
         self._publisher.start_over()
 
     @property
@@ -402,6 +408,9 @@ class Controller(Reentrant):
             self._rejections.latest = max(self._rejections.latest, now)
             machine.advance(self._rejections.latest)
         machine.end_lost_isolations()
+        self._notice_transition_locked()
+        machine.end_wait()
+        self._notice_transition_locked()
         if self._retired:
             self._drain_retired_locked()
         while self._deferred:
@@ -410,6 +419,15 @@ class Controller(Reentrant):
 
     def _complete_locked(self) -> None:
         self._notice_transition_locked()
+        due_in = self.machine.due_in
+        if due_in is not None and (due := self.machine.now + due_in) < self._wakes_at:
+            self._bus.call_later(max(due_in, SOONEST), self._wake)
+            self._wakes_at = due
+
+    def _wake(self) -> None:
+        """Look whether the wait is over."""
+        self._wakes_at = inf
+        self._run(_nothing)
 
     def _judge_locked(self) -> None:
         """What was drained goes into the window, run by run; each is forgotten when it is there."""
@@ -507,6 +525,7 @@ class Controller(Reentrant):
             fallbacks={**dict.fromkeys(FALLBACK_OUTCOMES, 0), **counters.fallbacks},
             transitions=dict(counters.transitions),
             state_seconds=counters.state_seconds(machine.now),
+            probe_successes=machine.probe_successes,
         )
 
     def dump(self) -> dict[str, Any]:
@@ -543,3 +562,5 @@ class Controller(Reentrant):
         """A forked child: the state stays, counters begin at 0, the parent's calls are late."""
         self.machine.new_generation()
         self._start_over()
+        if self.machine.due_in is not None:
+            self._run(_nothing)

@@ -25,7 +25,8 @@ def dump(machine: StateMachine, now: float) -> dict[str, Any]:
         "open_for": max(machine._open_until - now, 0.0) if machine.state is State.OPEN else None,
         "closed_for": None if machine._closed_at == -inf else now - machine._closed_at,
         "ramp_for": max(machine._ramp_until - now, 0.0),
-        "probe_successes": machine._probe_successes,
+        "probe_successes": machine.probe_successes,
+        "probe_failures": machine._probe_failures,
     }
 
 
@@ -40,4 +41,6 @@ def load(machine: StateMachine, data: Mapping[str, Any], now: float) -> None:
     machine._open_until = now + (data["open_for"] or 0.0)
     machine._closed_at = -inf if data["closed_for"] is None else now - data["closed_for"]
     machine._ramp_until = now + min(data["ramp_for"], machine.policy.ramp_up)
-    machine._probe_successes = data["probe_successes"]
+    machine.probe_successes = data["probe_successes"]
+    # Those of 0.1.0 do not have it.
+    machine._probe_failures = data.get("probe_failures", 0)

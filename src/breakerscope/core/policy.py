@@ -42,12 +42,16 @@ class Policy:
     Open. The breaker refuses every call for `open_for` seconds. Each opening that follows a failed
     probe, or that comes sooner after a close than the last wait was long, multiplies the wait by
     `backoff`. `jitter` moves each wait at random by up to this share of it, up or down. No wait is
-    longer than `open_for_max` (None: 300 or `open_for`, whichever is more).
+    longer than `open_for_max` (None: 300 or `open_for`, whichever is more). When the wait is over,
+    the next call that asks is the first probe; with `probe_when_due` the breaker becomes half-open
+    by itself, so an idle one does not look open for hours.
 
     Half-open. At most `probes` calls are in flight at once, and `probe_successes` of them (None: as
     many as `probes`) have to succeed; the first failure opens the breaker again, and so does a slow
-    call where `slow_call_rate` is set. A probe that has not settled after `probe_lease` seconds
-    gives up its place and has no say any more.
+    call where `slow_call_rate` is set. With `probe_failure_rate` the larger of these two numbers of
+    probes is judged: the breaker opens again when this share of them has failed, and closes when
+    the others could not make it so. A probe that has not settled after `probe_lease` seconds gives
+    up its place and has no say any more.
 
     Closed again. Over the first `ramp_up` seconds a rising share of the calls is admitted (0: all).
 
@@ -69,7 +73,9 @@ class Policy:
     jitter: float = 0.0
     probes: int = 1
     probe_successes: int | None = None
+    probe_failure_rate: float | None = None
     probe_lease: float = 60.0
+    probe_when_due: bool = False
     ramp_up: float = 0.0
     shadow: bool = False
 
@@ -97,7 +103,20 @@ class Policy:
     @property
     def successes_to_close(self) -> int:
         """How many probes have to succeed."""
-        return self.probe_successes or self.probes
+        if self.probe_failure_rate is None:
+            return self.probe_successes or self.probes
+        return self.probes_judged - self.failures_to_reopen + 1
+
+    @property
+    def failures_to_reopen(self) -> int:
+        """How many probes have to fail."""
+        rate, n = self.probe_failure_rate, self.probes_judged
+        return 1 if rate is None else next(k for k in range(1, n + 1) if k / n >= rate)
+
+    @property
+    def probes_judged(self) -> int:
+        """How many probes are made at most, unless some are lost."""
+        return max(self.probes, self.probe_successes or self.probes)
 
     @property
     def slow_from(self) -> float:
@@ -112,7 +131,10 @@ class Policy:
         # Here, since most of its import is the loading of OpenSSL.
         import hashlib
 
-        text = ",".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
+        # A rule that a later version adds changes no hash as long as it is off.
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = {name: v for name, v in values.items() if v or name not in ADDED_LATER}
+        text = ",".join(f"{name}={value!r}" for name, value in told.items())
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def differences(self, other: Policy, *, between: str = "and") -> list[str]:
@@ -124,6 +146,8 @@ class Policy:
         ]
 
 
+ADDED_LATER = frozenset({"probe_failure_rate", "probe_when_due"})
+"""Fields that 0.1.0 did not have."""
 TRIP_RULES = ("consecutive_failures", "failure_count", "failure_rate", "slow_call_rate")
 
 
@@ -158,6 +182,7 @@ _COUNT = _Allowed("a whole number of at least 1", lambda v: _whole(v) and v >= 1
 _MAYBE_COUNT = _Allowed(_COUNT.words, _COUNT.test, optional=True)
 _SECONDS = _Allowed("seconds above 0", lambda v: _number(v) and v > 0)
 _MAYBE_SECONDS = _Allowed(_SECONDS.words, _SECONDS.test, optional=True)
+_SWITCH = _Allowed("True or False", lambda v: isinstance(v, bool))
 
 ALLOWED = {
     "failure_rate": _RATE,
@@ -175,9 +200,11 @@ ALLOWED = {
     "jitter": _Allowed("a ratio from 0 to below 1", lambda v: _number(v) and 0 <= v < 1),
     "probes": _COUNT,
     "probe_successes": _MAYBE_COUNT,
+    "probe_failure_rate": _RATE,
     "probe_lease": _SECONDS,
+    "probe_when_due": _SWITCH,
     "ramp_up": _Allowed("seconds, 0 or more", lambda v: _number(v) and v >= 0),
-    "shadow": _Allowed("True or False", lambda v: isinstance(v, bool)),
+    "shadow": _SWITCH,
 }
 
 

@@ -31,6 +31,7 @@ class Reading:
         durations: The duration histogram of each outcome but `REJECTED`.
         rejected: Calls that were refused.
         slow: Calls that took at least the policy's `slow_call` seconds.
+        probe_successes: Probes that have succeeded since the breaker is half-open.
         in_flight: Calls that were admitted and have not ended.
         would_reject: Calls that a policy in shadow mode would have refused.
         fallbacks: Uses of a fallback, by what it stood in for.
@@ -55,6 +56,7 @@ class Reading:
     fallbacks: Mapping[Outcome, int]
     transitions: Mapping[tuple[State, State, Cause], int]
     state_seconds: Mapping[State, float]
+    probe_successes: int = 0
     untold: frozenset[object] = frozenset()
     changes: tuple[tuple[State, State, Cause], ...] | None = None
 

@@ -10,9 +10,9 @@ Theory of operation
 
 CLOSED admits every call and judges the trip rules whenever a failing or a slow call settles. OPEN
 rejects every call until its wait is over; the change to HALF_OPEN is lazy, it is made by the first
-call that asks after the wait. HALF_OPEN admits a few probes; enough successes close the circuit,
-one failure opens it again. FORCED_OPEN rejects and DISABLED admits everything until somebody gives
-another command.
+call that asks after the wait, or with `probe_when_due` by whoever looks. HALF_OPEN admits a few
+probes; enough successes close the circuit, enough failures (by default one) open it again.
+FORCED_OPEN rejects and DISABLED admits everything until somebody gives another command.
 
 Rule 1. An admitted call carries a permit, and a permit carries the generation in which it was
         given. Each change of state and each reset begins a new generation. A result with a permit
@@ -90,7 +90,7 @@ class StateMachine:
         "_leases",
         "_not_before",
         "_open_until",
-        "_probe_successes",
+        "_probe_failures",
         "_ramp_credit",
         "_ramp_until",
         "_random",
@@ -101,6 +101,7 @@ class StateMachine:
         "now",
         "permit",
         "policy",
+        "probe_successes",
         "slow_from",
         "state",
         "transition",
@@ -125,7 +126,8 @@ class StateMachine:
         self._open_until = now
         self._not_before = -inf
         self._closed_at = -inf
-        self._probe_successes = 0
+        self.probe_successes = 0
+        self._probe_failures = 0
         self._ramp_until = -inf
         self._ramp_credit = 0.0
         self._isolations: tuple[ref[object], ...] = ()
@@ -152,14 +154,26 @@ class StateMachine:
             self._enter(HALF_OPEN, Cause.WAIT_ELAPSED)
         return self._admit_probe(now, inside)
 
+    @property
+    def due_in(self) -> float | None:
+        """The seconds until an open circuit becomes half-open by itself; None if it does not."""
+        if self.state is not OPEN or not self.policy.probe_when_due:
+            return None
+        return max(self._open_until - self.now, 0.0)
+
+    def end_wait(self) -> None:
+        """Become half-open if that is due."""
+        if self.due_in == 0:
+            self._enter(HALF_OPEN, Cause.WAIT_ELAPSED)
+
     def _admit_probe(self, now: float, inside: Sequence[Permit]) -> Admission:
         leases = self._live_leases(now)
         if any(probe in leases for probe in inside):
             return Admission(Permit(self.generation, HALF_OPEN, self.permit, nested=True))
         policy = self.policy
         in_flight = len(leases)
-        wanted = max(policy.probes, policy.successes_to_close)
-        still_wanted = in_flight + self._probe_successes < wanted
+        settled = self.probe_successes + self._probe_failures
+        still_wanted = in_flight + settled < policy.probes_judged
         # With none in flight, nobody else could ever end this state.
         if in_flight < policy.probes and (still_wanted or not in_flight):
             probe = Permit(self.generation, HALF_OPEN, self.permit, now + policy.probe_lease)
@@ -221,19 +235,22 @@ class StateMachine:
         return False
 
     def _settle_probe(self, outcome: Outcome, *, slow: bool) -> None:
-        if outcome is Outcome.FAILURE:
-            self.consecutive_failures += 1
-        elif outcome is Outcome.SUCCESS:
-            self.consecutive_failures = 0
-        too_slow = slow and self.policy.slow_call_rate is not None
-        if outcome is Outcome.FAILURE or (outcome is Outcome.SUCCESS and too_slow):
-            self._open(Cause.PROBE_FAILED)
-        elif outcome is Outcome.SUCCESS:
-            successes = self._probe_successes + 1
-            if successes >= self.policy.successes_to_close:
+        policy, failed = self.policy, outcome is Outcome.FAILURE
+        if not failed and outcome is not Outcome.SUCCESS:
+            return
+        self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
+        if failed or (slow and policy.slow_call_rate is not None):
+            failures = self._probe_failures + 1
+            if failures >= policy.failures_to_reopen:
+                self._open(Cause.PROBE_FAILED)
+            else:
+                self._probe_failures = failures
+        else:
+            successes = self.probe_successes + 1
+            if successes >= policy.successes_to_close:
                 self._close(Cause.PROBES_SUCCEEDED)
             else:
-                self._probe_successes = successes
+                self.probe_successes = successes
 
     def runs_of(self, entries: list[Entry], mixed: bool) -> list[Run]:  # noqa: FBT001
         """Calls that settled without the lock, in runs that `settle_batch` takes. `mixed`: there
@@ -426,7 +443,7 @@ class StateMachine:
             self.wait, self._base_wait, self._open_until = wait, base, self.now + wait
             # fmt: on
         # fmt: off
-        self.transition, self.state, self.generation, self.permit, self._leases, self._probe_successes, self._isolations = transition, new, generation, permit, (), 0, isolations  # noqa: E501
+        self.transition, self.state, self.generation, self.permit, self._leases, self.probe_successes, self._probe_failures, self._isolations = transition, new, generation, permit, (), 0, 0, isolations  # noqa: E501
         # fmt: on
 
     def new_generation(self) -> None:

@@ -84,6 +84,12 @@ class Bus(Protocol):
         """Deliver these inline, in this context, as soon as no finaliser runs."""
         ...
 
+    def call_later(self, seconds: float, callback: Callable[[], object], /) -> None:
+        """Call this bound method from another thread, unless its object is gone by then. Never
+        blocks and calls no foreign code.
+        """
+        ...
+
     def deliver_waiting(self) -> None:
         """Make the deliveries that were put off."""
         ...
