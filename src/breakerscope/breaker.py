@@ -117,8 +117,8 @@ class CircuitBreaker(Executor):
 
     @property
     def state(self) -> State:
-        """The present state. An open breaker whose wait is over stays open until a call asks, unless
-        the policy says `probe_when_due`.
+        """The present state. An open breaker whose wait is over stays open until a call asks,
+        unless the policy says `probe_when_due`.
         """
         return self._controller.state
 
