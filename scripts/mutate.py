@@ -36,7 +36,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "breakerscope" / "core"
 LIST = ROOT / "docs" / "mutation.md"
-MODULES = ("windows", "policy", "classification", "state_machine", "trip_rules")
+MODULES = (
+    "windows",
+    "policy",
+    "classification",
+    "state_machine",
+    "manual_control",
+    "trip_rules",
+)
 TESTS = (
     "test_policy",
     "test_classify",

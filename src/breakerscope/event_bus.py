@@ -31,10 +31,10 @@ from traceback import extract_tb
 from types import BuiltinMethodType, MethodWrapperType
 from typing import Any, Protocol, Self, TypedDict, Unpack
 
+from breakerscope.core.checks import ALWAYS, NEVER, Check
 from breakerscope.core.classification import error_name
 from breakerscope.core.counters import Exemplar
 from breakerscope.core.events import EVENT_TYPES, Event, EventType, Outcome
-from breakerscope.core.permits import ALWAYS, NEVER, Check
 from breakerscope.core.subscribers import Subscriber, Subscribers
 from breakerscope.timer import default_timer
 

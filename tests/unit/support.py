@@ -16,10 +16,10 @@ import pytest
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.core.errors import CircuitBreakerOpenError
 from breakerscope.core.events import Outcome, State
+from breakerscope.core.manual_control import ControlledStateMachine
 from breakerscope.core.permits import AnyPermit, Permit, SharedPermit
 from breakerscope.core.persistence import dump, load
 from breakerscope.core.policy import Policy
-from breakerscope.core.state_machine import StateMachine
 from breakerscope.core.transitions import Figures, Transition
 from breakerscope.core.windows import CountWindow, Window
 from breakerscope.event_bus import EventBus
@@ -98,7 +98,7 @@ class Machine:
     """A state machine each of whose steps gives back the change of state that it made."""
 
     def __init__(self, policy: Policy, *, now: float, random: Callable[[], float]) -> None:
-        self.real = StateMachine(policy, now=now, random=random)
+        self.real = ControlledStateMachine(policy, now=now, random=random)
         self.holders: list[Holder] = []
 
     def _changed(self, act: Callable[[], object]) -> Transition | None:
@@ -206,7 +206,16 @@ class Interrupt(BaseException):
 
 _PURE = {
     f"breakerscope.core.{name}"
-    for name in ("counters", "permits", "persistence", "state_machine", "trip_rules", "windows")
+    for name in (
+        "counters",
+        "journal",
+        "manual_control",
+        "permits",
+        "persistence",
+        "state_machine",
+        "trip_rules",
+        "windows",
+    )
 }
 T = TypeVar("T")
 TraceFunction = Callable[[FrameType, str, Any], Any]

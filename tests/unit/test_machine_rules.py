@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from datetime import timedelta
+from functools import partial
 from math import inf
 from typing import Any
 
 import pytest
 
-from breakerscope.core import state_machine
+from breakerscope.core import permits
 from breakerscope.core.events import Cause, Outcome, State
-from breakerscope.core.permits import AnyPermit, Permit
+from breakerscope.core.journal import runs_of
+from breakerscope.core.permits import OUTSIDE, AnyPermit, Permit
 from breakerscope.core.policy import Policy
-from breakerscope.core.state_machine import OUTSIDE
 from breakerscope.core.transitions import Figures, Transition, transitions_of
 from breakerscope.core.windows import CountWindow, TimeWindow, Window
 from tests.unit.support import Admission, Holder, Machine, Verdict
@@ -478,7 +479,7 @@ def test_values_are_frozen() -> None:
 
 def test_the_short_answers() -> None:
     shared = machine_with().permit
-    assert state_machine.Admission(shared) == (shared, None)
+    assert permits.Admission(shared) == (shared, None)
     permit = Permit(3, OPEN, shared)
     assert (permit.generation, permit.state, permit.shared) == (3, OPEN, shared)
     assert (permit.lease_ends, permit.is_probe, permit.nested) == (inf, False, False)
@@ -1046,40 +1047,39 @@ def test_failures_until_trip_in_the_other_states() -> None:
 
 
 def test_what_settled_without_the_lock_is_judged_in_runs() -> None:
-    counting = machine_with().real
-    assert counting.runs_of([0.1, 0.2, 0.3], False) == [(3, False, -inf)]
-    assert counting.runs_of([0.1, (0.2,), (0.3,), 0.4], True) == [
+    assert runs_of([0.1, 0.2, 0.3], False) == [(3, False, -inf)]
+    assert runs_of([0.1, (0.2,), (0.3,), 0.4], True) == [
         (1, False, -inf),
         (2, True, -inf),
         (1, False, -inf),
     ]
-    assert counting.runs_of([(0.1,), 0.2, (0.3,)], True) == [
+    assert runs_of([(0.1,), 0.2, (0.3,)], True) == [
         (1, True, -inf),
         (1, False, -inf),
         (1, True, -inf),
     ]
     # No failure is among them, as it turned out.
-    assert counting.runs_of([0.1, 0.2], True) == [(2, False, -inf)]
-    timed = machine_with(window=timedelta(seconds=10)).real
-    assert timed.runs_of([(4.1, 0.1), (4.9, 0.1)], False) == [(2, False, 4.1)]
-    assert timed.runs_of([(4.9, 0.1), (5.0, 0.1)], False) == [(1, False, 4.9), (1, False, 5.0)]
+    assert runs_of([0.1, 0.2], True) == [(2, False, -inf)]
+    timed = partial(runs_of, bucket=machine_with(window=timedelta(seconds=10)).window.bucket)
+    assert timed([(4.1, 0.1), (4.9, 0.1)], False) == [(2, False, 4.1)]
+    assert timed([(4.9, 0.1), (5.0, 0.1)], False) == [(1, False, 4.9), (1, False, 5.0)]
     # How long they took has no say.
-    assert timed.runs_of([(4.9, 5.5), (5.0, 4.6)], False) == [(1, False, 4.9), (1, False, 5.0)]
-    assert timed.runs_of([(4.1, 0.1), (4.2, 0.1, True), (4.3, 0.1)], True) == [
+    assert timed([(4.9, 5.5), (5.0, 4.6)], False) == [(1, False, 4.9), (1, False, 5.0)]
+    assert timed([(4.1, 0.1), (4.2, 0.1, True), (4.3, 0.1)], True) == [
         (1, False, 4.1),
         (1, True, 4.2),
         (1, False, 4.3),
     ]
-    assert timed.runs_of([(4.1, 9.9, True), (4.2, 0.1, True), (5.1, 0.1, True)], True) == [
+    assert timed([(4.1, 9.9, True), (4.2, 0.1, True), (5.1, 0.1, True)], True) == [
         (2, True, 4.1),
         (1, True, 5.1),
     ]
     # The border lies somewhere in between.
-    assert timed.runs_of([(4.1, 0.1), (4.2, 0.1), (6.0, 0.1), (6.5, 0.1)], False) == [
+    assert timed([(4.1, 0.1), (4.2, 0.1), (6.0, 0.1), (6.5, 0.1)], False) == [
         (2, False, 4.1),
         (2, False, 6.0),
     ]
-    assert timed.runs_of([(4.1, 0.1), (4.2, 0.1)], True) == [(2, False, 4.1)]
+    assert timed([(4.1, 0.1), (4.2, 0.1)], True) == [(2, False, 4.1)]
 
 
 # -- calls inside a probe -------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from breakerscope.core.counters import Counters, Exemplar
 from breakerscope.core.events import Cause, Outcome, State
-from breakerscope.core.permits import Entry, Journal, Run, SharedPermit, Tokens, failed
+from breakerscope.core.journal import Entry, Journal, Run, Tokens, failed
+from breakerscope.core.permits import SharedPermit
 from breakerscope.core.windows import CountWindow, TimeWindow, Window
 from tests.unit.support import each_interrupt, recounted
 

@@ -19,7 +19,7 @@ from breakerscope.bridges.libraries import BY_HAND, Library
 from breakerscope.catalogue import STATE_ENTERED
 from breakerscope.core.counters import Counters, Exemplar
 from breakerscope.core.events import FALLBACK_OUTCOMES, Cause, Outcome, State
-from breakerscope.core.permits import Journal
+from breakerscope.core.journal import Journal
 from breakerscope.core.policy import Policy
 from breakerscope.core.publisher import Deliveries, Publisher, deliver
 from breakerscope.core.reading import Reading

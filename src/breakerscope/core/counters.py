@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from breakerscope.core.events import SETTLED_OUTCOMES, Cause, Outcome, State
-from breakerscope.core.permits import Entry, Journal, Run, durations_of
+from breakerscope.core.journal import Entry, Journal, Run, durations_of
 
 DEFAULT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Upper bounds of the duration histogram in seconds: a call to a dependency, from cache to

@@ -10,10 +10,10 @@ from math import inf
 from typing import Any
 
 from breakerscope.core.events import State
-from breakerscope.core.state_machine import StateMachine
+from breakerscope.core.manual_control import ControlledStateMachine
 
 
-def dump(machine: StateMachine, now: float) -> dict[str, Any]:
+def dump(machine: ControlledStateMachine, now: float) -> dict[str, Any]:
     """The whole state."""
     now = machine.advance(now)
     return {
@@ -30,7 +30,7 @@ def dump(machine: StateMachine, now: float) -> dict[str, Any]:
     }
 
 
-def load(machine: StateMachine, data: Mapping[str, Any], now: float) -> None:
+def load(machine: ControlledStateMachine, data: Mapping[str, Any], now: float) -> None:
     """Take over a dumped state. Leases stay with those who hold them: they are not taken over."""
     now = machine.advance(now)
     machine.adopt(State(data["state"]), data["open_for"], now)

@@ -12,7 +12,8 @@ CLOSED admits every call and judges the trip rules whenever a failing or a slow 
 rejects every call until its wait is over; the change to HALF_OPEN is lazy, it is made by the first
 call that asks after the wait, or with `probe_when_due` by whoever looks. HALF_OPEN admits a few
 probes; enough successes close the circuit, enough failures (by default one) open it again.
-FORCED_OPEN rejects and DISABLED admits everything until somebody gives another command.
+FORCED_OPEN rejects and DISABLED admits everything until somebody gives another command: see
+`manual_control`.
 
 Rule 1. An admitted call carries a permit, and a permit carries the generation in which it was
         given. Each change of state and each reset begins a new generation. A result with a permit
@@ -27,9 +28,7 @@ Rule 5. When several trip rules are met at once, the cause is the first of: cons
 Rule 6. A success that is not slow never opens the circuit (as in Polly and gobreaker). So such
         successes may be counted in batches, and so may failures that cannot trip:
         `failures_until_trip` says how many can settle, mixed with any number of successes.
-Rule 7. Isolation is stronger than any other command. A command given during an isolation says what
-        the state will be when the last holder has left.
-Rule 8. A call made inside a probe of the same breaker is admitted under the permission of that
+Rule 7. A call made inside a probe of the same breaker is admitted under the permission of that
         probe and has no say: who waits for itself would never end.
 
 An interrupt may strike at any call. A change of state is prepared first and then published by one
@@ -39,13 +38,11 @@ statement without a call: `_enter`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from math import inf
-from typing import NamedTuple, cast
 from weakref import ref
 
 from breakerscope.core.events import Cause, Outcome, State
-from breakerscope.core.permits import AnyPermit, Entry, Permit, Run, SharedPermit, failed
+from breakerscope.core.permits import Admission, AnyPermit, Permit, SharedPermit
 from breakerscope.core.policy import Policy
 from breakerscope.core.transitions import (
     CLOSED,
@@ -58,23 +55,6 @@ from breakerscope.core.transitions import (
 )
 from breakerscope.core.trip_rules import failures_until_trip, figures_of, trip_cause
 from breakerscope.core.windows import Window, window_of
-
-OUTSIDE = -1
-"""The generation of calls that the machine did not admit and that are made all the same."""
-
-
-class Admission(NamedTuple):
-    """The answer to a call that asks: a permit, or None and the seconds until asking is worth
-    it.
-    """
-
-    permit: AnyPermit | None
-    retry_after: float | None = None
-
-
-def _resumable(state: State) -> State:
-    """What an isolation gives back: the probes of a half-open breaker are gone by then."""
-    return OPEN if state is HALF_OPEN else state
 
 
 class StateMachine:
@@ -122,7 +102,7 @@ class StateMachine:
         self._random = random
         self.now = now
         self.wait = 0.0
-        self._base_wait = policy.open_for
+        self._base_wait: float = policy.open_for
         self._open_until = now
         self._not_before = -inf
         self._closed_at = -inf
@@ -252,23 +232,6 @@ class StateMachine:
             else:
                 self.probe_successes = successes
 
-    def runs_of(self, entries: list[Entry], mixed: bool) -> list[Run]:  # noqa: FBT001
-        """Calls that settled without the lock, in runs that `settle_batch` takes. `mixed`: there
-        may be failures among them.
-        """
-        if self.counts_calls:
-            if not mixed:
-                return [(len(entries), False, -inf)]
-            return [(len(list(run)), bad, -inf) for bad, run in groupby(entries, failed)]
-        timed, bucket = cast("list[tuple[float, ...]]", entries), self.window.bucket
-        if not mixed and bucket(timed[0][0]) == bucket(timed[-1][0]):
-            return [(len(timed), False, timed[0][0])]
-        runs: list[Run] = []
-        for (bad, _), run in groupby(timed, lambda entry: (failed(entry), bucket(entry[0]))):
-            ends = [entry[0] for entry in run]
-            runs.append((len(ends), bad, ends[0]))
-        return runs
-
     def settle_batch(self, n: int, *, failed: bool = False, at: float = -inf) -> None:
         """`n` calls of this generation ended alike at that time, and none was slow. `judge` is to
         follow if they failed: more of them can come than `failures_until_trip` said, where some had
@@ -308,95 +271,11 @@ class StateMachine:
             if cause is not None:
                 self._open(cause)
 
-    # -- manual commands --------------------------------------------------------------------------
-
-    def force_open(self, now: float, reason: str | None = None) -> None:
-        """Reject everything until another command."""
-        self._command(FORCED_OPEN, Cause.FORCE_OPEN, now, reason)
-
-    def disable(self, now: float, reason: str | None = None) -> None:
-        """Admit everything until another command; calls are observed, rules are not judged."""
-        self._command(DISABLED, Cause.DISABLE, now, reason)
-
-    def reset(self, now: float, reason: str | None = None) -> None:
-        """Close, and forget the window, the back-off and the calls in flight."""
-        if not self._command(CLOSED, Cause.RESET, now, reason):
-            self.new_generation()
-        self._forget()
-        self._base_wait = self.policy.open_for
-        self.wait = 0.0
-        self._not_before = -inf
-        self._ramp_until = -inf
-
-    def update(self, policy: Policy, now: float, reason: str | None = None) -> None:
-        """Go on with these rules. The window is kept where its marks mean the same. The wait of an
-        open circuit goes on, as far as the new rules allow one so long.
-        """
-        now, old = self.advance(now), self.policy
-        window = self.window
-        if (policy.window, policy.slow_call) != (old.window, old.slow_call):
-            window = window_of(policy)
-            window.advance(now)
-        base = self._base_wait if policy.open_for == old.open_for else policy.open_for
-        open_until = min(self._open_until, now + policy.longest_wait)
-        ramp_until = min(self._ramp_until, now + policy.ramp_up)
-        counts_calls, slow_from = isinstance(policy.window, int), policy.slow_from
-        generation = self.generation + 1
-        permit = SharedPermit(generation, self.state)
-        # fmt: off
-        self.policy, self.update_reason, self.window, self.counts_calls, self.slow_from, self._base_wait, self._open_until, self._ramp_until, self.generation, self.permit, self._leases = policy, reason, window, counts_calls, slow_from, base, open_until, ramp_until, generation, permit, ()  # noqa: E501
-        # fmt: on
-
-    def isolate(self, holder: object, now: float, reason: str | None = None) -> None:
-        """Reject everything until every holder has left, or is gone."""
-        self.advance(now)
-        isolations = (*self._isolations, ref(holder))
-        if not self._isolations:
-            self._resume = _resumable(self.state)
-        if self.state is FORCED_OPEN:
-            self._isolations = isolations
-        else:
-            self._enter(FORCED_OPEN, Cause.FORCE_OPEN, reason=reason, isolations=isolations)
-
-    def end_isolation(self, holder: object, now: float, reason: str | None = None) -> None:
-        """This holder has left."""
-        self.advance(now)
-        if self._isolations:
-            isolations = tuple(i for i in self._isolations if i() not in (None, holder))
-            if isolations or self._resume is FORCED_OPEN:
-                self._isolations = isolations
-            else:
-                self._enter(self._resume, Cause.RELEASE, reason=reason, isolations=())
-
-    def end_lost_isolations(self) -> None:
-        """An interrupt can take a holder away before it has left."""
-        if self._isolations and None in [isolation() for isolation in self._isolations]:
-            self.end_isolation(None, self.now)
-
-    def adopt(self, state: State, open_for: float | None, now: float) -> None:
-        """Take over this state from elsewhere."""
-        self.advance(now)
-        if self._isolations:
-            self._resume = _resumable(state)
-        elif state is not self.state:
-            self._enter(state, Cause.ADOPT, open_for=open_for)
-
-    def _command(self, target: State, cause: Cause, now: float, reason: str | None) -> bool:
-        """Says whether the state has changed."""
-        self.advance(now)
-        if self._isolations:
-            self._resume = target
-        elif self.state is not target:
-            self._enter(target, cause, reason=reason)
-            return True
-        return False
-
     # -- changing the state -----------------------------------------------------------------------
 
     def _open(self, cause: Cause) -> None:
-        policy = self.policy
+        policy, base = self.policy, self._base_wait
         stable = self.now - self._closed_at >= self.wait
-        base = self._base_wait
         if cause is not Cause.PROBE_FAILED and stable:
             base = policy.open_for
         elif self.wait:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from contextvars import Context
 from typing import Any, Protocol
 
+from breakerscope.core.checks import ALWAYS, NEVER, Check
 from breakerscope.core.counters import Exemplar
 from breakerscope.core.events import (
     CallRejected,
@@ -19,7 +20,6 @@ from breakerscope.core.events import (
     PolicyChanged,
     StateChanged,
 )
-from breakerscope.core.permits import ALWAYS, NEVER, Check
 
 
 class Subscriber(Protocol):

@@ -18,6 +18,7 @@ from math import ceil
 from typing import Any, TypeVar
 
 from breakerscope.catalogue import LogEvent, LogKey
+from breakerscope.core.checks import Check
 from breakerscope.core.events import (
     CallRejected,
     CallSettled,
@@ -29,7 +30,6 @@ from breakerscope.core.events import (
     State,
     StateChanged,
 )
-from breakerscope.core.permits import Check
 from breakerscope.core.reading import Source
 from breakerscope.event_bus import EventBus, Subscription
 from breakerscope.names import readable

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from breakerscope.core.checks import NEVER, Check
 from breakerscope.core.events import (
     EVENT_TYPES,
     CallRejected,
@@ -17,7 +18,6 @@ from breakerscope.core.events import (
     Outcome,
     StateChanged,
 )
-from breakerscope.core.permits import NEVER, Check
 from breakerscope.event_bus import EventBus, SubscribeOptions, Subscription
 from breakerscope.telemetry.otel_context import current_context, trace_ids
 from breakerscope.telemetry.otel_events import CALL, describe, settled
