@@ -37,7 +37,10 @@ everything out again at each step. The rules, in its own words:
 14. Time that runs backwards is time that stands still.
 15. A call that is made inside a probe in flight, of the same era, is admitted beside it: it is
     counted, says nothing, and takes no place.
-16. In shadow mode a call that would be refused is made all the same. Its result says nothing, and
+16. An update puts other rules in force and begins a new era. It forgets the window if `window` or
+    `slow_call` differ, sets the back-off to a new `open_for`, and shortens a wait or a ramp that is
+    longer than the new rules would make it.
+17. In shadow mode a call that would be refused is made all the same. Its result says nothing, and
     is not called late.
 """
 
@@ -45,7 +48,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from itertools import pairwise
 from math import floor, inf
@@ -217,7 +220,7 @@ class Model:
             "CallRejected",
             state=self.state,
             retry_after=retry_after,
-            rejected=self.would_reject if shadow else self.rejected,
+            rejected=self.rejected + self.would_reject,
             enforced=not shadow,
         )
         if shadow:
@@ -238,7 +241,8 @@ class Model:
             self.free_places(now)
             needed = max(policy.probes, policy.probe_successes or policy.probes)
             busy = len(self.places)
-            if busy < policy.probes and busy + self.good_probes + self.bad_probes < needed:
+            wanted = busy + self.good_probes + self.bad_probes < needed
+            if busy < policy.probes and (wanted or not busy):
                 return True, None
             return False, min(place.ends for place in self.places) - now
         elapsed = now - self.ramp_from
@@ -307,9 +311,9 @@ class Model:
                 judged = max(policy.probes, needed)
                 opens = self.bad_probes / judged >= policy.probe_failure_rate
                 closes = (judged - self.good_probes) / judged < policy.probe_failure_rate
-            if opens:
+            if opens and not good:
                 self.open(Cause.PROBE_FAILED)
-            elif closes:
+            elif closes and good:
                 self.change(State.CLOSED, Cause.PROBES_SUCCEEDED)
                 self.ramp_from = now
                 self.credit = 1.0
@@ -348,7 +352,7 @@ class Model:
             new=new,
             cause=cause,
             open_for=open_for,
-            rejected=self.would_reject if self.policy.shadow else self.rejected,
+            rejected=self.rejected + self.would_reject,
             reason=reason,
             **self.figures(),
         )
@@ -392,6 +396,24 @@ class Model:
         self.earliest = -inf
         self.closed_at = -inf
         self.ramp_from = -inf
+
+    def update(self, policy: Policy, clock: float, reason: str | None) -> None:
+        now, old = self.look(clock), self.policy
+        if policy == old:
+            return
+        if (policy.window, policy.slow_call) != (old.window, old.slow_call):
+            self.entries = []
+        if policy.open_for != old.open_for:
+            self.base_wait = policy.open_for
+        longest = policy.open_for_max or policy.open_for
+        self.open_until = min(self.open_until, now + longest)
+        self.ramp_from = min(self.ramp_from + old.ramp_up, now + policy.ramp_up) - policy.ramp_up
+        self.era += 1
+        self.places = []
+        self.policy = policy
+        pairs = [(f.name, getattr(old, f.name), getattr(policy, f.name)) for f in fields(policy)]
+        changes = [f"{name}: {was!r} -> {now!r}" for name, was, now in pairs if was != now]
+        self.tell("PolicyChanged", changes="; ".join(changes), reason=reason)
 
     def isolate(self, clock: float, reason: str | None) -> None:
         self.look(clock)

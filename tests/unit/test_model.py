@@ -482,6 +482,11 @@ class Life(RuleBasedStateMachine):
         getattr(self.model, command)(self.clock.now, reason)
         getattr(self.breaker, command)(reason)
 
+    @rule(policy=policies(), reason=st.sampled_from([None, "drill"]))
+    def other_rules(self, policy: Policy, reason: str | None) -> None:
+        self.model.update(policy, self.clock.now, reason)
+        self.breaker.update(policy, reason)
+
     @precondition(lambda self: len(self.isolations) < 3)
     @rule(reason=st.sampled_from([None, "drill"]))
     def an_isolation_begins(self, reason: str | None) -> None:
@@ -655,7 +660,8 @@ class Silent(Quiet):
         )
 
     def is_heard(self, told: Told) -> bool:
-        return told["kind"] != "CallRejected" and told.get("outcome") is not Outcome.SUCCESS
+        unheard = ("CallRejected", "PolicyChanged")
+        return told["kind"] not in unheard and told.get("outcome") is not Outcome.SUCCESS
 
 
 def _finish(coroutine: Coroutine[Any, Any, str]) -> str:

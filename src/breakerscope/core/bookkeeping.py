@@ -210,6 +210,9 @@ class Bookkeeping(Reentrant):
         if self._known_policy is not machine.policy:
             changes = "; ".join(self._known_policy.differences(machine.policy, between="->"))
             self._known_policy = machine.policy
+            # The wrappers may not fit for the calls in flight either.
+            for permit in self._retired_permits():
+                permit.watched = permit.watched_failures = SLOW_PATH
             self._publisher.policy_changed_locked(changes, machine.update_reason, self._deliveries)
         transition = machine.transition
         if transition is None or transition is self._noticed:
@@ -219,6 +222,10 @@ class Bookkeeping(Reentrant):
         self._noticed, self._entered_at = transition, at
         rejected = counters.rejected + counters.would_reject
         self._publisher.changed_locked(transition, at, rejected, self._deliveries)
+
+    def _retired_permits(self) -> list[SharedPermit]:
+        """Those of earlier stays in a state whose calls are in flight."""
+        return [permit for held, _ in self._retired if (permit := held()) is not None]
 
     def _end_rejections_locked(self) -> None:
         if self._rejections is not None:

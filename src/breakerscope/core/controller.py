@@ -309,8 +309,7 @@ class Controller(Bookkeeping):
     def _set_subscribers_locked(self, subscribers: Subscribers) -> None:
         self._end_rejections_locked()
         self._publisher.set_subscribers_locked(subscribers)
-        retired = [permit for held, _ in self._retired if (permit := held()) is not None]
-        for permit in (self._permit, *retired):
+        for permit in (self._permit, *self._retired_permits()):
             if permit.watched is not SLOW_PATH:
                 permit.watched = self._success_check_locked()
             if permit.watched_failures is not SLOW_PATH:
