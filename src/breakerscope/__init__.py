@@ -26,7 +26,7 @@ from breakerscope.core.guard import Exchange, Guard
 from breakerscope.core.policy import Policy, PolicyError
 from breakerscope.core.reading import Reading
 from breakerscope.core.transitions import Figures
-from breakerscope.event_bus import Subscription, SubscriptionError
+from breakerscope.event_bus import Subscription
 from breakerscope.fallback import FallbackError
 from breakerscope.instrument import (
     breakers,
@@ -44,6 +44,7 @@ from breakerscope.registry import ContradictionError
 from breakerscope.retry_after import http_retry_after
 from breakerscope.setup import EventRoute, SpanPolicy, Telemetry, flush, setup_telemetry
 from breakerscope.snapshots import SnapshotError
+from breakerscope.subscription_options import SubscriptionError
 from breakerscope.telemetry.errors import MissingExtraError, TelemetryError
 from breakerscope.telemetry.settings import LabelError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ContextDecorator
-from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack
 
 from breakerscope.core.classification import EVERY_EXCEPTION_FAILS, Classifier
 from breakerscope.core.clock import SYSTEM_CLOCK, Clock
@@ -14,14 +14,28 @@ from breakerscope.core.events import EventType, Outcome, State
 from breakerscope.core.executor import Executor
 from breakerscope.core.policy import Policy
 from breakerscope.core.reading import Reading
-from breakerscope.event_bus import EventBus, SubscribeOptions, Subscription, default_bus
+from breakerscope.event_bus import EventBus, Subscription, default_bus
 from breakerscope.fallback import Fallback
 from breakerscope.names import checked_name
 from breakerscope.snapshots import checked, to_snapshot
+from breakerscope.subscription_options import SubscribeOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
 NO_LABELS: Mapping[str, str] = {}
+
+
+Options = tuple[tuple[str, Any], ...]
+
+
+class Requested(NamedTuple):
+    """What a breaker was asked for as: the options of the code, the policy that they make alone,
+    and what operators have set.
+    """
+
+    code: Options
+    policy: Policy
+    outside: Options
 
 
 class Parts(TypedDict, total=False):
@@ -76,7 +90,7 @@ class CircuitBreaker(Executor):
     `random` are for tests: seconds, and a number from 0 to 1 for the jitter.
     """
 
-    __slots__ = ("__weakref__", "_event_bus", "labels")
+    __slots__ = ("__weakref__", "_event_bus", "labels", "requested")
 
     def __init__(self, name: str, policy: Policy | None = None, **parts: Unpack[Parts]) -> None:
         checked_name(name)
@@ -94,6 +108,7 @@ class CircuitBreaker(Executor):
         super().__init__(controller, parts.get("classifier", EVERY_EXCEPTION_FAILS), clock, bus)
         self.labels: Mapping[str, str] = parts.get("labels") or NO_LABELS
         """Labels of this breaker's metrics, besides those of the set-up."""
+        self.requested: Requested | None = None
 
     @property
     def name(self) -> str:

@@ -4,20 +4,21 @@ What an operator says goes before what the code says: `environment > configure()
 fields of `Policy` can be set from outside. Everything is strict: an unknown key is an error that
 names the nearest one.
 
-In TOML: `[breakers.payment_api]`, then `open_for = 30`. In the environment:
-`BREAKERSCOPE_PAYMENT_API_OPEN_FOR=30`, the name of the breaker in capitals, with `_` for whatever
-is not a letter or digit. A window of time is written with its unit: `window = "30s"`. "none"
-switches a rule off.
+In TOML: `[breakers.payment_api]`, then `open_for = 30`; `[breakers."host:*"]` is a pattern, which
+an exact name goes before. The file may have other tables, which are for others: `[alerts]`. In the
+environment: `BREAKERSCOPE_PAYMENT_API_OPEN_FOR=30`, the name of the breaker in capitals, with `_`
+for whatever is not a letter or digit; an empty variable sets nothing. Times are seconds or text
+with a unit, "30s"; a window of time needs one. "none" switches a rule off.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from breakerscope.core.policy import ALLOWED
+from breakerscope.core.policy import ALLOWED, normalized
+from breakerscope.names import nearest
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 PREFIX = "BREAKERSCOPE_"
 TABLE = "breakers"
 
-_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_KUBERNETES = re.compile(
+    r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
+)
+"""What Kubernetes sets by itself for a service: one may be called `breakerscope-payments`."""
 _WORDS: dict[str, object] = {"none": None, "true": True, "false": False}
 
 
@@ -43,7 +46,8 @@ def read_toml(path: str | PathLike[str]) -> dict[str, dict[str, Any]]:
             data = tomllib.load(file)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return from_mapping(data, where=str(path))
+    slips = {key: value for key, value in data.items() if key != TABLE and nearest(key, [TABLE])}
+    return from_mapping({TABLE: data.get(TABLE, {}), **slips}, where=str(path))
 
 
 def from_mapping(
@@ -59,34 +63,42 @@ def from_mapping(
 
 
 def from_environment(breaker: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The options that the environment has for one breaker."""
-    mine = PREFIX + re.sub(r"[^A-Z0-9]", "_", breaker.upper()) + "_"
+    """The options that the environment has for one breaker. Raises ConfigError."""
+    mine = folded(breaker) + "_"
     options: dict[str, Any] = {}
-    for variable, text in environment.items():
-        if not variable.startswith(mine):
+    for variable in environment:
+        if not variable.startswith(mine) or not (text := environment.get(variable, "").strip()):
             continue
-        field = variable.removeprefix(mine).lower()
-        if field in ALLOWED:
-            options[field] = _value(_from_text(text), f"{variable}")
-        elif not any(field.endswith("_" + known) for known in ALLOWED):
-            # Otherwise it is for another breaker, whose name begins like this one.
-            _check_known([field], ALLOWED, variable)
+        field = variable.removeprefix(mine)
+        if field.lower() in ALLOWED:
+            options[field.lower()] = _value(field.lower(), _from_text(text), variable)
+        elif not (_KUBERNETES.fullmatch(field) or _is_of_another(field.lower())):
+            _check_known([field.lower()], ALLOWED, variable)
     return options
+
+
+def folded(breaker: str) -> str:
+    """How the variables of a breaker begin."""
+    return PREFIX + re.sub(r"[^A-Z0-9]", "_", breaker.upper())
+
+
+def _is_of_another(field: str) -> bool:
+    """Whether a variable is for another breaker, whose name begins like this one."""
+    return any(field.endswith("_" + known) for known in ALLOWED)
 
 
 def _options(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     _check_known(table, ALLOWED, where)
-    return {key: _value(value, f"{where}.{key}") for key, value in table.items()}
+    return {key: _value(key, value, f"{where}.{key}") for key, value in table.items()}
 
 
-def _value(value: Any, where: str) -> Any:
-    """A value as `Policy` takes it; whether it is allowed there is for `Policy` to say."""
-    if isinstance(value, str):
-        if value.lower() in _WORDS:
-            return _WORDS[value.lower()]
-        if time := _TIME.fullmatch(value.strip()):
-            return timedelta(seconds=float(time[1]) * _SECONDS[time[2]])
-        raise ConfigError(f'{where}={value!r}: allowed is a number, true, false, none, or "30s"')
+def _value(field: str, value: Any, where: str) -> Any:
+    """A value as `Policy` has it."""
+    if isinstance(value, str) and value.lower() in _WORDS:
+        value = _WORDS[value.lower()]
+    value, allowed = normalized(field, value), ALLOWED[field]
+    if not allowed.admits(value):
+        raise ConfigError(f"{where}={value!r}: allowed is {allowed}")
     return value
 
 
@@ -110,10 +122,6 @@ def _check_known(keys: Iterable[str], known: Iterable[str], where: str) -> None:
     known = list(known)
     for key in keys:
         if key not in known:
-            import difflib
-
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"{where}: unknown key {key!r}, did you mean {nearest!r}?"
-                f" Allowed are {', '.join(known)}"
-            )
+            near = nearest(key, known)
+            hint = f", did you mean {near!r}?" if near else "."
+            raise ConfigError(f"{where}: unknown key {key!r}{hint} Allowed are {', '.join(known)}")

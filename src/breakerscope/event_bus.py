@@ -22,26 +22,28 @@ import time
 import weakref
 from _thread import LockType, start_new_thread
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from math import inf
 from queue import SimpleQueue
 from threading import get_ident
 from traceback import extract_tb
 from types import BuiltinMethodType, MethodWrapperType
-from typing import Any, Protocol, Self, TypedDict, Unpack
+from typing import Any, Protocol, Self, Unpack
 
 from breakerscope.core.checks import ALWAYS, NEVER, Check
 from breakerscope.core.classification import error_name
 from breakerscope.core.counters import Exemplar
 from breakerscope.core.events import EVENT_TYPES, Event, EventType, Outcome
 from breakerscope.core.subscribers import Subscriber, Subscribers
+from breakerscope.names import OTHER, readable
+from breakerscope.subscription_options import (
+    DEFAULT_QUEUE_SIZE,
+    SubscribeOptions,
+    check_subscription,
+)
 from breakerscope.timer import default_timer
 
-OTHER = "_OTHER"
-"""The name under which all are counted that are beyond a limit."""
-
-DEFAULT_QUEUE_SIZE = 10_000
 ERROR_LOG_INTERVAL = 60.0
 MAX_LOGGED_KINDS = 256
 MAX_NAMES = 1000
@@ -75,35 +77,6 @@ def _signal() -> Signal:
 
 Job = tuple[Context, Event] | Signal | None
 """What waits in a queue: an event, somebody to wake, or the end."""
-
-
-class SubscriptionError(ValueError):
-    """A subscription cannot be. The message says what is wrong and what is allowed."""
-
-
-class SubscribeFilter(TypedDict, total=False):
-    """Which events a listener asks for."""
-
-    name: str
-    """How the listener is called in metrics and logs; by default the name of the function."""
-    breaker: str
-    """Only events of the breaker with this name; by default of all, also of future ones."""
-    outcomes: Collection[Outcome]
-    """Only `CallSettled` events with these outcomes."""
-    when: Check | Mapping[EventType, Check]
-    """Only if this returns a true value in the thread of the call: one guard for all types, or
-    guards for some of them. Must be cheap; one that raises says no, and is counted."""
-    every: float
-    """At most one `CallRejected` of each breaker in so many seconds, the first one at once."""
-
-
-class SubscribeOptions(SubscribeFilter, total=False):
-    """The options of `subscribe`."""
-
-    inline: bool
-    """Call the listener in the thread of the call; by default it has a queue and a thread."""
-    queue_size: int
-    """How many events may wait before further ones are dropped and counted."""
 
 
 class Subscription:
@@ -349,23 +322,11 @@ class EventBus:
     ) -> Subscription:
         """Call `listener` with each event of these types; with none named, of all types.
 
-        Raises SubscriptionError for a listener that cannot be called, an unknown event type, a
-        negative `every` or a queue without room.
+        Raises SubscriptionError for a listener that cannot be called here (a coroutine function,
+        say), for an unknown event type or option, and for a value that cannot be.
         """
+        check_subscription(listener, types, options)
         subscription = Subscription(self, listener, types or EVENT_TYPES, options)
-        if not callable(listener):
-            raise SubscriptionError(
-                f"listener={listener!r}: allowed is a callable with one argument"
-            )
-        if unknown := [t for t in subscription.types if t not in EVENT_TYPES]:
-            allowed = ", ".join(t.__name__ for t in EVENT_TYPES)
-            raise SubscriptionError(f"event type {unknown[0]!r}: allowed are {allowed}")
-        if subscription.every < 0:
-            raise SubscriptionError(f"every={subscription.every!r}: allowed are seconds, 0 or more")
-        if options.get("queue_size", 1) < 1:
-            raise SubscriptionError(
-                f"queue_size={options.get('queue_size')!r}: allowed is 1 or more"
-            )
         with self._lock:
             self._subscriptions += (subscription,)
             self._reroute()
@@ -481,7 +442,8 @@ class EventBus:
         if due:
             _log_elsewhere(
                 "%s raised %s%s; the protected calls go on, what it did with this event is lost",
-                *key,
+                readable(listener),
+                key[1],
                 _place(error),
             )
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.config import from_environment, from_mapping, read_toml
+from breakerscope.configuration import Configuration
 from breakerscope.core.classification import (
     EVERY_EXCEPTION_FAILS,
     Classifier,
@@ -17,20 +16,15 @@ from breakerscope.core.classification import (
     HintRule,
     ResultRule,
 )
-from breakerscope.core.counters import DEFAULT_BUCKETS
+from breakerscope.core.counters import DEFAULT_BUCKETS, checked_buckets
 from breakerscope.core.events import EventType
 from breakerscope.core.policy import Policy
-from breakerscope.event_bus import (
-    DEFAULT_QUEUE_SIZE,
-    SubscribeFilter,
-    SubscribeOptions,
-    Subscription,
-    default_bus,
-)
-from breakerscope.names import checked_name
+from breakerscope.event_bus import Subscription, default_bus
+from breakerscope.names import checked_name, nearest
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
-from breakerscope.registry import default_registry
+from breakerscope.registry import check_same, default_registry
 from breakerscope.setup import check_labels, set_up_once
+from breakerscope.subscription_options import DEFAULT_QUEUE_SIZE, SubscribeFilter, SubscribeOptions
 from breakerscope.telemetry.settings import checked_labels
 
 if TYPE_CHECKING:
@@ -39,30 +33,35 @@ if TYPE_CHECKING:
     from breakerscope.telemetry.jsonl import JsonLines
 
 
+Time = float | timedelta | str
+"""Seconds, or text with a unit: "500ms", "30s", "5m", "1h"."""
+
+
 class BreakerOptions(TypedDict, total=False):
     """The options of `instrumented_breaker` and `breakers_per`, all by keyword.
 
     All fields of `Policy` and of `Classifier`; `buckets`, the upper bounds of the duration
-    histogram in seconds; and `labels`, values for the labels that `setup_telemetry` named.
+    histogram in seconds; `labels`, values for the labels that `setup_telemetry` named; and
+    `replace`: whether to make a new breaker in place of one that exists.
     """
 
     failure_rate: float | None
     min_calls: int
-    window: int | timedelta
+    window: int | timedelta | str
     consecutive_failures: int | None
     failure_count: int | None
-    slow_call: float | None
+    slow_call: Time | None
     slow_call_rate: float | None
-    open_for: float
+    open_for: Time
     backoff: float
-    open_for_max: float | None
+    open_for_max: Time | None
     jitter: float
     probes: int
     probe_successes: int | None
     probe_failure_rate: float | None
     probe_when_due: bool
-    probe_lease: float
-    ramp_up: float
+    probe_lease: Time
+    ramp_up: Time
     shadow: bool
     failures: ExceptionRule | None
     ignore: ExceptionRule | None
@@ -70,6 +69,7 @@ class BreakerOptions(TypedDict, total=False):
     retry_after_from: HintRule | None
     buckets: Sequence[float]
     labels: Mapping[str, str]
+    replace: bool
 
 
 CLASSIFIER_OPTIONS = ("failures", "ignore", "failure_if", "retry_after_from")
@@ -79,7 +79,8 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     """The breaker with this name, made at the first call, with all its telemetry switched on.
 
     The same name gives the same breaker. With no options, an existing breaker is returned as it is;
-    with other options than it has, ContradictionError shows both. For the options see `Policy`
+    with other options than the code gave before, ContradictionError shows both, unless `replace` is
+    true: then a new breaker takes its place. For the options see `Policy`
     (rules, in seconds and ratios from 0 to 1) and `Classifier` (what is a failure); `buckets` are
     the upper bounds of the duration histogram in seconds; `labels` are values for the labels that
     `setup_telemetry` named, in the metrics of this breaker. Raises PolicyError, ClassifierError,
@@ -87,7 +88,8 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     option.
 
     Options set by `configure` or in the environment (`BREAKERSCOPE_PAYMENT_API_OPEN_FOR=30`) go
-    before these; ConfigError says what is wrong with them.
+    before these; ConfigError says what is wrong with them. A breaker that exists follows a change
+    of them when it is asked for with options; one that cannot be is logged and changes nothing.
 
     Unless `setup_telemetry` was called before, this calls it with its defaults. Thread-safe.
     """
@@ -96,24 +98,71 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     if known and (existing := default_registry.get(name)) is not None:
         return existing
     checked_name(name)
-    from_outside = _configured.get(name, {}) | from_environment(name, os.environ)
-    return default_registry.add(_build(name, {**options, **from_outside}))
+    request = _Request(name, dict(options))
+    existing = default_registry.get(name)
+    if existing is None or options.get("replace"):
+        made = request.breaker()
+        if existing is not None:
+            default_registry.remove(name)
+        return default_registry.add(made)
+    request.check_same(existing)
+    _configuration.follow(existing)
+    return existing
 
 
-def _build(name: str, options: dict[str, Any]) -> CircuitBreaker:
-    buckets = options.pop("buckets", DEFAULT_BUCKETS)
-    labels = checked_labels(options.pop("labels", {}))
-    check_labels(name, labels)
-    rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
-    classifier = Classifier(**rules) if rules else EVERY_EXCEPTION_FAILS
-    policy = _shared(Policy(**options))
-    return CircuitBreaker(name, policy, classifier=classifier, buckets=buckets, labels=labels)
+class _Request:
+    """What the code asks for. Raises for what cannot be."""
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        for option in options:
+            if option not in BreakerOptions.__annotations__:
+                raise TypeError(_unknown(option))
+        options.pop("replace", None)
+        self._name = name
+        self._buckets = checked_buckets(options.pop("buckets", DEFAULT_BUCKETS))
+        self._labels = checked_labels(options.pop("labels", {}))
+        check_labels(name, self._labels)
+        rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
+        self._classifier = Classifier(**rules) if rules else EVERY_EXCEPTION_FAILS
+        self._policy = Policy(**options)
+        self._options = options
+
+    def breaker(self) -> CircuitBreaker:
+        """A new one. Raises ConfigError for what operators have set."""
+        policy, requested = _configuration.policy_of(self._name, self._options, self._policy)
+        breaker = CircuitBreaker(
+            self._name,
+            policy,
+            classifier=self._classifier,
+            buckets=self._buckets,
+            labels=self._labels,
+        )
+        breaker.requested = requested
+        return breaker
+
+    def check_same(self, existing: CircuitBreaker) -> None:
+        """Raises ContradictionError if the code asked for something else before."""
+        check_same(existing, self._policy, self._classifier, self._buckets, self._labels)
 
 
-@lru_cache(maxsize=256)
-def _shared(policy: Policy) -> Policy:
-    """One object for equal policies: the breakers of a service seldom have more than a few."""
-    return policy
+OF_OTHERS: Mapping[str, str] = {
+    "fail_max": "consecutive_failures",
+    "failure_threshold": "consecutive_failures",
+    "reset_timeout": "open_for",
+    "recovery_timeout": "open_for",
+    "timeout_duration": "open_for",
+    "success_threshold": "probe_successes",
+    "exclude": "ignore",
+    "expected_exception": "failures",
+}
+"""How pybreaker, aiobreaker and circuitbreaker call these options."""
+
+
+def _unknown(option: str) -> str:
+    allowed = BreakerOptions.__annotations__
+    near = OF_OTHERS.get(option) or nearest(option, allowed)
+    hint = f"did you mean {near!r}? " if near else ""
+    return f"unknown option {option!r}: {hint}Allowed are {', '.join(allowed)}"
 
 
 def breakers_per(
@@ -126,23 +175,25 @@ def breakers_per(
     longest is forgotten, with its series. A key may be any text, also from outside: what cannot be
     in a name is escaped, see `BreakersPer`. Raises LimitError and what `instrumented_breaker` does.
     """
-    _build(checked_name(prefix, "prefix"), dict(options))
+    _Request(checked_name(prefix, "prefix"), dict(options))
     return BreakersPer(
         prefix, lambda name: instrumented_breaker(name, **options), default_registry, limit
     )
 
 
 def configure(source: Mapping[str, Any] | str | PathLike[str]) -> None:
-    """Set policies from a mapping or a TOML file, for breakers that are made from now on.
+    """Set policies from a mapping or a TOML file, for present and future breakers.
 
     What is set here goes before the options in the code, and the environment goes before both; see
-    `breakerscope.config`. A second call replaces the first. Raises ConfigError.
+    `breakerscope.config`. A key of the table is the name of a breaker or a pattern ("host:*"). A
+    breaker that exists goes on with the new policy as by `update`, which is told as a
+    `PolicyChanged` event. A second call replaces the first. A name that no breaker has after a
+    minute is logged. Raises ConfigError for what cannot be, and then changes nothing. Thread-safe.
     """
-    global _configured  # noqa: PLW0603 - one configuration a process
-    _configured = from_mapping(source) if isinstance(source, Mapping) else read_toml(source)
+    _configuration.configure(source)
 
 
-_configured: dict[str, dict[str, Any]] = {}
+_configuration = Configuration(default_registry)
 
 
 def get_breaker(name: str) -> CircuitBreaker | None:

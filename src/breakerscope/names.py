@@ -9,10 +9,13 @@ they move nothing, and many an emoji and many a word have a joiner inside.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TypeVar, cast
 
 T = TypeVar("T")
 
+OTHER = "_OTHER"
+"""The name under which all are counted that are beyond a limit."""
 LONGEST = 260
 """No escaped text is longer. The longest name of a host with its port is just below."""
 _DIGITS = 32
@@ -103,3 +106,11 @@ def _shortened(text: str) -> str:
 
     digits = hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
     return f"{text[: LONGEST - _DIGITS - 1]}~{digits}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of these names that was meant, if one is so close that it was a slip of the pen."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), n=1)
+    return near[0] if near else None

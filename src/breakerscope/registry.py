@@ -7,10 +7,12 @@ and their names are taken, and that is all. They go when their owners are gone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from weakref import ref
 
 from breakerscope.breaker import CircuitBreaker
+from breakerscope.core.classification import Classifier
+from breakerscope.core.policy import Policy
 from breakerscope.core.reading import Source
 
 
@@ -44,7 +46,8 @@ class Registry:
                 raise _taken(breaker.name, "a bridged breaker of another library")
             existing = self._breakers.setdefault(breaker.name, breaker)
         if existing is not breaker:
-            _check_same(existing, breaker)
+            wanted = breaker.policy if breaker.requested is None else breaker.requested.policy
+            check_same(existing, wanted, breaker.classifier, breaker.buckets, breaker.labels)
         return existing
 
     def remove(self, name: str) -> CircuitBreaker | None:
@@ -100,16 +103,29 @@ def _taken(name: str, by: str) -> ContradictionError:
     return ContradictionError(f"breaker {name!r}: {by} has this name already; give another one")
 
 
-def _check_same(existing: CircuitBreaker, asked: CircuitBreaker) -> None:
-    differences = existing.policy.differences(asked.policy)
-    for part in ("classifier", "buckets", "labels"):
-        old, new = getattr(existing, part), getattr(asked, part)
+def check_same(
+    existing: CircuitBreaker,
+    policy: Policy,
+    classifier: Classifier,
+    buckets: Sequence[float],
+    labels: Mapping[str, str],
+) -> None:
+    """Raises ContradictionError if the code asks for another breaker than it did before."""
+    requested = existing.requested
+    before = existing.policy if requested is None else requested.policy
+    differences = before.differences(policy) + existing.classifier.differences(classifier)
+    for part, old, new in (
+        ("buckets", existing.buckets, tuple(buckets)),
+        ("labels", dict(existing.labels), dict(labels)),
+    ):
         if old != new:
             differences.append(f"{part}: {old!r} and {new!r}")
     if differences:
         raise ContradictionError(
             f"breaker {existing.name!r} exists with another policy;"
-            f" what it has and what this call asks for: {'; '.join(differences)}"
+            f" what it has and what this call asks for: {'; '.join(differences)}."
+            f" To have another one on purpose, call remove_breaker({existing.name!r}) first,"
+            " or pass replace=True"
         )
 
 

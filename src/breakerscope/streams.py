@@ -14,13 +14,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Self, Unpack
 
 from breakerscope.core.events import Event, EventType
-from breakerscope.event_bus import (
-    DEFAULT_QUEUE_SIZE,
-    EventBus,
-    SubscribeFilter,
-    SubscriptionError,
-    default_bus,
-)
+from breakerscope.event_bus import EventBus, default_bus
+from breakerscope.subscription_options import DEFAULT_QUEUE_SIZE, SubscribeFilter, SubscriptionError
 
 CLOSE_SECONDS = 1.0
 """How long closing a stream waits for events that are on their way to it."""

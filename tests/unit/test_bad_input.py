@@ -69,7 +69,7 @@ def test_all_problems_at_once() -> None:
         Policy(failure_rate=7, open_for=-1, probes=0)
     assert str(caught.value) == (
         "failure_rate=7: allowed is a ratio above 0 and up to 1 or None; "
-        "open_for=-1: allowed is seconds above 0; "
+        'open_for=-1: allowed is seconds above 0 ("30s", a timedelta); '
         "probes=0: allowed is a whole number of at least 1"
     )
 
@@ -122,17 +122,39 @@ def test_a_contradicting_policy_shows_both() -> None:
         bs.instrumented_breaker("shared", consecutive_failures=4, open_for=2.0, ignore=KeyError)
     assert str(caught.value) == (
         "breaker 'shared' exists with another policy; what it has and what this call asks for:"
-        " consecutive_failures: 3 and 4; open_for: 10.0 and 2.0"
+        " consecutive_failures: 3 and 4; open_for: 10.0 and 2.0. To have another one on purpose,"
+        " call remove_breaker('shared') first, or pass replace=True"
     )
 
 
 def test_an_unknown_option() -> None:
-    with pytest.raises(TypeError, match="open_four"):
+    with pytest.raises(TypeError, match="unknown option 'open_four': did you mean 'open_for'"):
         bs.instrumented_breaker("x", open_four=1)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize(
+    ("option", "ours"),
+    [
+        ("fail_max", "consecutive_failures"),
+        ("reset_timeout", "open_for"),
+        ("recovery_timeout", "open_for"),
+        ("expected_exception", "failures"),
+        ("exclude", "ignore"),
+    ],
+)
+def test_an_option_of_another_library(option: str, ours: str) -> None:
+    for make in (bs.instrumented_breaker, bs.breakers_per):
+        with pytest.raises(TypeError, match=f"'{option}': did you mean '{ours}'"):
+            make("x", **{option: 1})  # type: ignore[arg-type]
+
+
+def test_an_option_that_is_like_none() -> None:
+    with pytest.raises(TypeError, match="unknown option 'zzz': Allowed are failure_rate,"):
+        bs.instrumented_breaker("x", zzz=1)  # type: ignore[call-arg]
+
+
 def test_the_options_are_the_fields() -> None:
-    others = {"buckets", "labels"}
+    others = {"buckets", "labels", "replace"}
     assert set(BreakerOptions.__annotations__) == {*ALLOWED, *CLASSIFIER_OPTIONS, *others}
 
 

@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from breakerscope.core.events import (
     State,
     StateChanged,
 )
-from breakerscope.event_bus import EventBus, SubscriptionError
+from breakerscope.event_bus import EventBus
+from breakerscope.subscription_options import SubscriptionError
 from breakerscope.testing import FakeClock, capture_events
 from tests.unit.support import Boom, fail_times, make_breaker, refused, succeed
 
@@ -221,13 +223,34 @@ def test_a_call_in_flight_at_the_subscription_is_heard_of() -> None:
     ("options", "message"),
     [
         ({"every": -1.0}, "every=-1.0: allowed are seconds, 0 or more"),
+        ({"every": "5s"}, "every='5s': allowed are seconds, 0 or more"),
         ({"queue_size": 0}, "queue_size=0: allowed is 1 or more"),
+        ({"queue_size": 1.5}, "queue_size=1.5: allowed is 1 or more"),
+        (
+            {"outcomes": "failure"},
+            "outcomes='failure': allowed is a collection of success, failure",
+        ),
+        ({"outcomes": ["failed"]}, "outcomes=.*: allowed is a collection of success, failure"),
+        ({"when": True}, "when=True: allowed is a function without arguments"),
+        ({"when": {int: print}}, "when=.*: allowed is a function without arguments"),
+        ({"inline": "yes"}, "inline='yes': allowed are True and False"),
+        ({"breaker": 3}, "breaker=3: allowed is the name of a breaker"),
+        ({"name": 3}, "name=3: allowed is text"),
+        ({"name": "a\nb"}, r"name='a\\nb': \\n is in it; allowed is text without control"),
+        ({"brekaer": "x"}, "unknown option 'brekaer': did you mean 'breaker'"),
     ],
 )
-def test_impossible_subscriptions(options: dict[str, float], message: str) -> None:
+def test_impossible_subscriptions(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SubscriptionError, match=message):
-        EventBus().subscribe(print, **options)  # type: ignore[arg-type]
+        EventBus().subscribe(print, **options)
     with pytest.raises(SubscriptionError, match="allowed are CallSettled, CallRejected"):
         EventBus().subscribe(print, int)  # type: ignore[arg-type]
+
+    class Async:
+        async def __call__(self, event: Event) -> None: ...
+
+    for listener in (Async().__call__, Async()):
+        with pytest.raises(SubscriptionError, match="nobody would await it"):
+            EventBus().subscribe(listener)
     with pytest.raises(SubscriptionError, match="allowed is a callable"):
         EventBus().subscribe("print")  # type: ignore[arg-type]

@@ -6,15 +6,13 @@ import asyncio
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import breakerscope as bs
-from breakerscope import ConfigError, FallbackError, LimitError, Outcome, SnapshotError, State
+from breakerscope import FallbackError, LimitError, Outcome, SnapshotError, State
 from breakerscope.breaker import CircuitBreaker
-from breakerscope.config import from_environment, from_mapping, read_toml
 from breakerscope.core.classification import Classifier
 from breakerscope.core.events import (
     CallRejected,
@@ -203,85 +201,6 @@ def test_an_impossible_limit(limit: int) -> None:
 def test_impossible_options_are_told_before_the_first_key() -> None:
     with pytest.raises(bs.PolicyError):
         bs.breakers_per("search", open_for=-1.0)
-
-
-# -- configuration --------------------
-
-
-@pytest.fixture
-def configured() -> Iterator[None]:
-    yield
-    bs.configure({})
-
-
-@pytest.mark.usefixtures("configured")
-def test_the_environment_goes_before_the_file_before_the_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "breakers.toml"
-    file.write_text('[breakers."payment.api"]\nopen_for = 20\nwindow = "30s"\nbackoff = 2\n')
-    bs.configure(file)
-    monkeypatch.setenv("BREAKERSCOPE_PAYMENT_API_OPEN_FOR", "30")
-    monkeypatch.setenv("BREAKERSCOPE_PAYMENT_API_FAILURE_RATE", "none")
-    monkeypatch.setenv("BREAKERSCOPE_PAYMENT_API_SHADOW", "true")
-    made = bs.instrumented_breaker(
-        "payment.api", open_for=10.0, failure_rate=0.9, consecutive_failures=2, jitter=0.1
-    ).policy
-    assert made == Policy(
-        open_for=30,
-        window=timedelta(seconds=30),
-        backoff=2,
-        consecutive_failures=2,
-        jitter=0.1,
-        shadow=True,
-    )
-
-
-@pytest.mark.usefixtures("configured")
-def test_a_value_out_of_range_is_told_by_the_policy() -> None:
-    bs.configure({"breakers": {"x": {"open_for": -1}}})
-    with pytest.raises(bs.PolicyError, match="open_for=-1: allowed is seconds above 0"):
-        bs.instrumented_breaker("x")
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (
-            {"breakers": {"x": {"open_four": 1}}},
-            r"configuration: breakers\.x: unknown key 'open_four', did you mean 'open_for'\?",
-        ),
-        ({"breaker": {}}, "unknown key 'breaker', did you mean 'breakers'"),
-        ({"breakers": 3}, "configuration: breakers=3: allowed is a table"),
-        ({"breakers": {"x": 3}}, r"breakers\.x=3: allowed is a table"),
-        ({"breakers": {"x": {"window": "soon"}}}, r"breakers\.x\.window='soon': allowed is"),
-    ],
-)
-def test_a_wrong_mapping(data: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        from_mapping(data)
-
-
-def test_a_wrong_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        read_toml(tmp_path / "none.toml")
-    file = tmp_path / "breakers.toml"
-    file.write_text("[breakers")
-    with pytest.raises(ConfigError, match=r"breakers\.toml: "):
-        read_toml(file)
-
-
-def test_the_environment_of_one_breaker() -> None:
-    environment = {
-        "BREAKERSCOPE_A_OPEN_FOR": "1.5",
-        "BREAKERSCOPE_A_WINDOW": "200",
-        "BREAKERSCOPE_A_B_OPEN_FOR": "7",
-        "OTHER": "x",
-    }
-    assert from_environment("a", environment) == {"open_for": 1.5, "window": 200}
-    assert from_environment("a-b", environment) == {"open_for": 7}
-    with pytest.raises(ConfigError, match="BREAKERSCOPE_A_OPEN_FRO: unknown key 'open_fro'"):
-        from_environment("a", {"BREAKERSCOPE_A_OPEN_FRO": "1"})
 
 
 # -- snapshots --------------------

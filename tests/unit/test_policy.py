@@ -97,8 +97,9 @@ def test_the_last_value_that_is_allowed(given: dict[str, Any]) -> None:
 
 RATIO = "a ratio above 0 and up to 1 or None"
 COUNT = "a whole number of at least 1"
-SECONDS = "seconds above 0"
-WINDOW = "a whole number of calls from 1 to 1000000, or a timedelta above 0"
+OR_A_TIME = ' ("30s", a timedelta)'
+SECONDS = f"seconds above 0{OR_A_TIME}"
+WINDOW = f"a whole number of calls from 1 to 1000000, or a time above 0{OR_A_TIME}"
 
 
 @pytest.mark.parametrize(
@@ -127,8 +128,8 @@ WINDOW = "a whole number of calls from 1 to 1000000, or a timedelta above 0"
         ("probes", 0, COUNT),
         ("probe_successes", 0, f"{COUNT} or None"),
         ("probe_lease", 0, SECONDS),
-        ("ramp_up", -0.001, "seconds, 0 or more"),
-        ("ramp_up", float("inf"), "seconds, 0 or more"),
+        ("ramp_up", -0.001, f"seconds, 0 or more{OR_A_TIME}"),
+        ("ramp_up", float("inf"), f"seconds, 0 or more{OR_A_TIME}"),
         ("shadow", None, "True or False"),
     ],
 )

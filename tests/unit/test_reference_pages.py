@@ -17,8 +17,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FIXTURE = re.compile(r"@pytest\.fixture\ndef (\w+)")
 
 BEHIND_THEM = [
-    "breakerscope.event_bus.SubscribeFilter",
-    "breakerscope.event_bus.SubscribeOptions",
+    "breakerscope.subscription_options.SubscribeFilter",
+    "breakerscope.subscription_options.SubscribeOptions",
     "breakerscope.instrument.BreakerOptions",
     "breakerscope.telemetry.jsonl.JsonLines",
     "breakerscope.telemetry.otel_metrics.with_durations",

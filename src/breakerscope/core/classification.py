@@ -2,9 +2,8 @@
 
 The rules, in their order:
 
-1. What is not an `Exception` (`asyncio.CancelledError`, `GeneratorExit`, `KeyboardInterrupt`,
-trio's
-   `Cancelled`) says nothing about the dependency: CANCELLED.
+1. What is not an `Exception` (`asyncio.CancelledError`, `GeneratorExit`, `KeyboardInterrupt`, the
+   `Cancelled` of trio) says nothing about the dependency: CANCELLED.
 2. A group of exceptions is a failure if any exception in it is one, otherwise ignored if any is,
    otherwise cancelled.
 3. `ignore` and `failures` are asked about the exception, then about the exceptions it was raised
@@ -18,8 +17,10 @@ the error is handed to `on_error`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from math import isfinite
+from types import FunctionType, MethodType
 from typing import Any, cast
 
 from breakerscope.core.events import Outcome
@@ -72,6 +73,15 @@ class Classifier:
             rule = getattr(self, name)
             if rule is not None and not callable(rule):
                 raise ClassifierError(f"{name}={rule!r}: allowed is a function of one argument")
+
+    def differences(self, other: Classifier) -> list[str]:
+        """The rules in which two classifiers differ, each with both values."""
+        pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return [
+            f"{name}: {old!r} and {new!r}{_same_text(old, new)}"
+            for name, old, new in pairs
+            if not _same_rule(old, new)
+        ]
 
     @property
     def ignores_results(self) -> bool:
@@ -129,6 +139,39 @@ class Classifier:
 
 
 EVERY_EXCEPTION_FAILS = Classifier()
+
+
+def _same_rule(old: Any, new: Any) -> bool:
+    """Whether two rules are the same code. A line that runs again makes another function of it."""
+    if old == new:
+        return True
+    if isinstance(old, MethodType) and isinstance(new, MethodType):
+        return old.__self__ is new.__self__ and _same_rule(old.__func__, new.__func__)
+    if isinstance(old, partial) and isinstance(new, partial):
+        one, other = cast("partial[object]", old), cast("partial[object]", new)
+        same = one.args == other.args and one.keywords == other.keywords
+        return same and _same_rule(one.func, other.func)
+    if not (isinstance(old, FunctionType) and isinstance(new, FunctionType)):
+        return False
+    return (
+        old.__code__ == new.__code__
+        and old.__defaults__ == new.__defaults__
+        and old.__kwdefaults__ == new.__kwdefaults__
+        and _captured(old) == _captured(new)
+    )
+
+
+def _captured(function: FunctionType) -> list[object]:
+    """What the variables of enclosing functions hold."""
+    try:
+        return [cell.cell_contents for cell in function.__closure__ or ()]
+    except ValueError:
+        # One of them has no value yet: it is like no other.
+        return [object()]
+
+
+def _same_text(old: object, new: object) -> str:
+    return " (defined anew: another class of the same name)" if repr(old) == repr(new) else ""
 
 
 def error_name(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -37,7 +38,9 @@ class Policy:
     - `slow_call_rate`: this share of the calls in the window took `slow_call` seconds or longer,
       once it holds `min_calls` calls.
 
-    `window` is a number of calls, or a `timedelta` for a window of time.
+    `window` is a number of calls, or a `timedelta` for a window of time. Every time may be given as
+    seconds, as a `timedelta` or as text with a unit ("500ms", "30s", "5m", "1h"); a window of time
+    only as one of the last two.
 
     Open. The breaker refuses every call for `open_for` seconds. Each opening that follows a failed
     probe, or that comes sooner after a close than the last wait was long, multiplies the wait by
@@ -80,6 +83,10 @@ class Policy:
     shadow: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("window", *TIMES):
+            value = getattr(self, name)
+            if (plain := normalized(name, value)) is not value:
+                object.__setattr__(self, name, plain)
         if problems := _field_problems(self):
             raise PolicyError(problems)
         if not any(getattr(self, rule) is not None for rule in TRIP_RULES):
@@ -162,9 +169,18 @@ class _Allowed:
     def admits(self, value: object) -> bool:
         return (value is None and self.optional) or self.test(value)
 
+    def __str__(self) -> str:
+        return f"{self.words} or None" if self.optional else self.words
+
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # A whole number that no float can hold.
+        return False
 
 
 def _whole(value: object) -> bool:
@@ -177,10 +193,11 @@ def _window(value: object) -> bool:
     return _whole(value) and 1 <= value <= MAX_COUNT_WINDOW  # type: ignore[operator]
 
 
+OR_A_TIME = ' ("30s", a timedelta)'
 _RATE = _Allowed("a ratio above 0 and up to 1", lambda v: _number(v) and 0 < v <= 1, optional=True)
 _COUNT = _Allowed("a whole number of at least 1", lambda v: _whole(v) and v >= 1)
 _MAYBE_COUNT = _Allowed(_COUNT.words, _COUNT.test, optional=True)
-_SECONDS = _Allowed("seconds above 0", lambda v: _number(v) and v > 0)
+_SECONDS = _Allowed(f"seconds above 0{OR_A_TIME}", lambda v: _number(v) and v > 0)
 _MAYBE_SECONDS = _Allowed(_SECONDS.words, _SECONDS.test, optional=True)
 _SWITCH = _Allowed("True or False", lambda v: isinstance(v, bool))
 
@@ -188,7 +205,8 @@ ALLOWED = {
     "failure_rate": _RATE,
     "min_calls": _COUNT,
     "window": _Allowed(
-        f"a whole number of calls from 1 to {MAX_COUNT_WINDOW}, or a timedelta above 0", _window
+        f"a whole number of calls from 1 to {MAX_COUNT_WINDOW}, or a time above 0{OR_A_TIME}",
+        _window,
     ),
     "consecutive_failures": _MAYBE_COUNT,
     "failure_count": _MAYBE_COUNT,
@@ -203,15 +221,39 @@ ALLOWED = {
     "probe_failure_rate": _RATE,
     "probe_lease": _SECONDS,
     "probe_when_due": _SWITCH,
-    "ramp_up": _Allowed("seconds, 0 or more", lambda v: _number(v) and v >= 0),
+    "ramp_up": _Allowed(f"seconds, 0 or more{OR_A_TIME}", lambda v: _number(v) and v >= 0),
     "shadow": _SWITCH,
 }
 
 
+TIMES = frozenset({"slow_call", "open_for", "open_for_max", "probe_lease", "ramp_up"})
+"""The fields that are seconds."""
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def normalized(field: str, value: Any) -> Any:
+    """A time as the policy has it: seconds, or a `timedelta` for a window. All else as it is."""
+    if field != "window" and field not in TIMES:
+        return value
+    if isinstance(value, str) and (time := _TIME.fullmatch(value.strip())):
+        try:
+            value = timedelta(seconds=float(time[1]) * _UNITS[time[2]])
+        except OverflowError:
+            return value
+    if field != "window" and isinstance(value, timedelta):
+        return value.total_seconds()
+    return value
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _field_problems(policy: Policy) -> list[str]:
     return [
-        f"{name}={getattr(policy, name)!r}: allowed is {allowed.words}"
-        + (" or None" if allowed.optional else "")
+        f"{name}={_shown(getattr(policy, name))}: allowed is {allowed}"
         for name, allowed in ALLOWED.items()
         if not allowed.admits(getattr(policy, name))
     ]

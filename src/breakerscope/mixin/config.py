@@ -92,6 +92,7 @@ def load(path: Path) -> MixinConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MixinError(f"{path}: not TOML: {error}") from error
     problems: list[str] = []
+    found.pop("breakers", None)  # the policies, which `configure` reads
     alerts = found.pop("alerts", {})
     if not isinstance(alerts, dict):
         problems.append(f"alerts = {alerts!r}: allowed is a table, [alerts]")

@@ -17,7 +17,8 @@ from typing import Any, Self, Unpack
 
 from breakerscope.codec import event_to_json
 from breakerscope.core.events import Event, EventType
-from breakerscope.event_bus import DEFAULT_QUEUE_SIZE, EventBus, SubscribeFilter, SubscriptionError
+from breakerscope.event_bus import EventBus
+from breakerscope.subscription_options import DEFAULT_QUEUE_SIZE, SubscribeFilter, SubscriptionError
 
 CLOSE_SECONDS = 5.0
 """How long closing waits for the last lines."""

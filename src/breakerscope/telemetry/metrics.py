@@ -18,8 +18,8 @@ from weakref import WeakSet
 from breakerscope import catalogue
 from breakerscope.catalogue import Metric
 from breakerscope.core.reading import Reading, Source
-from breakerscope.event_bus import OTHER, EventBus
-from breakerscope.names import escaped
+from breakerscope.event_bus import EventBus
+from breakerscope.names import OTHER, escaped
 from breakerscope.registry import Registry
 from breakerscope.telemetry import multiprocess
 from breakerscope.telemetry.series import PARTS, Column, Layout, exemplars_of, shape_of

@@ -16,8 +16,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from breakerscope.catalogue import BREAKER, LISTENER, Kind, Metric
 from breakerscope.core.counters import DEFAULT_BUCKETS, Durations
 from breakerscope.core.reading import Reading, Source
-from breakerscope.event_bus import OTHER, EventBus
-from breakerscope.names import escaped, is_utf8
+from breakerscope.event_bus import EventBus
+from breakerscope.names import OTHER, escaped, is_utf8
 from breakerscope.telemetry.series import Layout, shape_of
 from breakerscope.telemetry.settings import LabelError, MetricsSettings
 

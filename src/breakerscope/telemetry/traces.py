@@ -18,7 +18,8 @@ from breakerscope.core.events import (
     Outcome,
     StateChanged,
 )
-from breakerscope.event_bus import EventBus, SubscribeOptions, Subscription
+from breakerscope.event_bus import EventBus, Subscription
+from breakerscope.subscription_options import SubscribeOptions
 from breakerscope.telemetry.otel_context import current_context, trace_ids
 from breakerscope.telemetry.otel_events import CALL, describe, settled
 
