@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, ContextDecorator
-from typing import Any, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from breakerscope.core.classification import EVERY_EXCEPTION_FAILS, Classifier
 from breakerscope.core.clock import SYSTEM_CLOCK, Clock
@@ -137,6 +137,17 @@ class CircuitBreaker(Executor):
         """
         return self._controller.state
 
+    @property
+    def would_admit(self) -> bool:
+        """Whether a call would be admitted now. Takes no place and changes nothing.
+
+        For choices such as "skip this host". `state` is no answer to that: an open breaker whose
+        wait is over stays open until a call asks, so code that asks only while the state is not
+        open never recovers. Another call may take the last place in between, so be ready for
+        CircuitBreakerOpenError all the same. Thread-safe.
+        """
+        return self._controller.would_admit
+
     def read(self) -> Reading:
         """All counters and figures at this moment, exact and consistent with each other."""
         return self._controller.read()
@@ -153,9 +164,17 @@ class CircuitBreaker(Executor):
 
     protect = __call__
 
+    @overload
     def with_fallback(
-        self, fallback: Callable[P, R], *, on: Collection[Outcome] = (Outcome.REJECTED,)
-    ) -> Fallback[P, R]:
+        self, fallback: Callable[P, Coroutine[Any, Any, R]], *, on: Collection[Outcome] = ...
+    ) -> Fallback[P, R]: ...
+    @overload
+    def with_fallback(
+        self, fallback: Callable[P, R], *, on: Collection[Outcome] = ...
+    ) -> Fallback[P, R]: ...
+    def with_fallback(
+        self, fallback: Callable[P, Any], *, on: Collection[Outcome] = (Outcome.REJECTED,)
+    ) -> Fallback[P, Any]:
         """A decorator that protects a function and calls `fallback` in its place.
 
         By default only where this breaker refuses; with `Outcome.FAILURE` in `on` also where the
@@ -231,6 +250,14 @@ class CircuitBreaker(Executor):
         """Call `listener` with the events of this breaker; see `breakerscope.subscribe`."""
         options["breaker"] = self.name
         return self._event_bus.subscribe(listener, *types, **options)
+
+    def __copy__(self) -> CircuitBreaker:
+        """A breaker is one thing: a copy of what holds it holds the same one."""
+        return self
+
+    def __deepcopy__(self, _memo: object) -> CircuitBreaker:
+        """As `__copy__`."""
+        return self
 
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self.name!r} {self.state}>"

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
+from breakerscope.core.awaitables import ends_later, fits
 from breakerscope.core.classification import Classifier, error_name
 from breakerscope.core.controller import Controller
 from breakerscope.core.errors import CircuitBreakerOpenError
@@ -16,6 +17,7 @@ from breakerscope.core.events import FALLBACK_OUTCOMES, Outcome
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class FallbackError(ValueError):
@@ -47,53 +49,73 @@ class Fallback(Generic[P, R]):
 
     @overload
     def __call__(
-        self, fn: Callable[P, Coroutine[Any, Any, R]]
-    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+        self, fn: Callable[P, Coroutine[Any, Any, T]]
+    ) -> Callable[P, Coroutine[Any, Any, T | R]]: ...
     @overload
-    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]: ...
+    def __call__(self, fn: Callable[P, T]) -> Callable[P, T | R]: ...
     def __call__(self, fn: Callable[P, Any]) -> Callable[P, Any]:
         """Protect `fn`. Raises FallbackError for a generator: half a stream has no other half."""
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise FallbackError(f"{fn!r} is a generator: allowed are functions and coroutines")
         protected = self._protect(fn)
         if inspect.iscoroutinefunction(protected):
-            return self._async(protected)
-        return self._sync(protected)
+            return self._async(protected, fn)
+        return self._sync(protected, fn)
 
-    def _sync(self, protected: Callable[P, R]) -> Callable[P, R]:
+    def _sync(self, protected: Callable[P, Any], fn: Callable[P, Any]) -> Callable[P, Any]:
+        is_awaited = False
+
         @functools.wraps(protected)
-        def with_fallback(*args: P.args, **kwargs: P.kwargs) -> R:
+        def with_fallback(*args: P.args, **kwargs: P.kwargs) -> Any:
+            nonlocal is_awaited
             try:
-                result = protected(*args, **kwargs)
-            except Exception as error:
-                if not self._steps_in_for(error):
+                result: object = protected(*args, **kwargs)
+            except BaseException as error:
+                if not self._steps_in_for(error, fn, args, kwargs):
                     raise
-            else:
-                if not self._steps_in_after(result):
-                    return result
-            return self._fallback(*args, **kwargs)
+                # In here, so that what it raises has the original as its context.
+                instead = self._fallback(*args, **kwargs)
+                return _await_either(instead) if is_awaited else instead
+            if ends_later(type(result)):
+                is_awaited = True
+                return _as_task(result, self._await(cast("Any", result), fn, args, kwargs))
+            return self._fallback(*args, **kwargs) if self._steps_in_after(result) else result
 
         return with_fallback
 
-    def _async(
-        self, protected: Callable[P, Coroutine[Any, Any, R]]
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
+    def _async(self, protected: Callable[P, Any], fn: Callable[P, Any]) -> Callable[P, Any]:
         @functools.wraps(protected)
-        async def with_fallback(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                result = await protected(*args, **kwargs)
-            except Exception as error:
-                if not self._steps_in_for(error):
-                    raise
-            else:
-                if not self._steps_in_after(result):
-                    return result
-            instead: Any = self._fallback(*args, **kwargs)
-            return cast("R", await instead if inspect.isawaitable(instead) else instead)
+        async def with_fallback(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return await self._await(protected(*args, **kwargs), fn, args, kwargs)
 
         return with_fallback
 
-    def _steps_in_for(self, error: Exception) -> bool:
+    async def _await(
+        self,
+        awaitable: Awaitable[Any],
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        try:
+            result = await awaitable
+        except BaseException as error:
+            if not self._steps_in_for(error, fn, args, kwargs):
+                raise
+            return await _await_either(self._fallback(*args, **kwargs))
+        if self._steps_in_after(result):
+            return await _await_either(self._fallback(*args, **kwargs))
+        return result
+
+    def _steps_in_for(
+        self,
+        error: BaseException,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> bool:
+        if type(error) is TypeError and not fits(fn, args, kwargs):
+            return False
         name = self._controller.name
         refused = isinstance(error, CircuitBreakerOpenError) and error.breaker == name
         outcome = Outcome.REJECTED if refused else self._classifier.of_error(error)
@@ -109,3 +131,14 @@ class Fallback(Generic[P, R]):
             return False
         self._controller.fallback_used(Outcome.FAILURE, "failure_if")
         return True
+
+
+async def _await_either(result: Any) -> Any:
+    """A fallback may be of either kind."""
+    return await result if inspect.isawaitable(result) else result
+
+
+def _as_task(original: Any, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+    """Who was to get a task or another future of asyncio gets one, so that it can be cancelled."""
+    get_loop = getattr(original, "get_loop", None)
+    return coroutine if get_loop is None else get_loop().create_task(coroutine)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
-from breakerscope.breaker import CircuitBreaker
+from breakerscope.breaker import CircuitBreaker, Options
 from breakerscope.configuration import Configuration
 from breakerscope.core.classification import (
     EVERY_EXCEPTION_FAILS,
@@ -98,7 +99,7 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     if known and (existing := default_registry.get(name)) is not None:
         return existing
     checked_name(name)
-    request = _Request(name, dict(options))
+    request = Request(name, dict(options))
     existing = default_registry.get(name)
     if existing is None or options.get("replace"):
         made = request.breaker()
@@ -110,7 +111,7 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     return existing
 
 
-class _Request:
+class Request:
     """What the code asks for. Raises for what cannot be."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
@@ -118,31 +119,31 @@ class _Request:
             if option not in BreakerOptions.__annotations__:
                 raise TypeError(_unknown(option))
         options.pop("replace", None)
-        self._name = name
-        self._buckets = checked_buckets(options.pop("buckets", DEFAULT_BUCKETS))
-        self._labels = checked_labels(options.pop("labels", {}))
-        check_labels(name, self._labels)
+        self.name = name
+        self.buckets = checked_buckets(options.pop("buckets", DEFAULT_BUCKETS))
+        self.labels = checked_labels(options.pop("labels", {}))
+        check_labels(name, self.labels)
         rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
-        self._classifier = Classifier(**rules) if rules else EVERY_EXCEPTION_FAILS
-        self._policy = Policy(**options)
+        self.classifier = Classifier(**rules) if rules else EVERY_EXCEPTION_FAILS
+        self.policy = Policy(**options)
         self._options = options
 
     def breaker(self) -> CircuitBreaker:
         """A new one. Raises ConfigError for what operators have set."""
-        policy, requested = _configuration.policy_of(self._name, self._options, self._policy)
+        policy, requested = _configuration.policy_of(self.name, self._options, self.policy)
         breaker = CircuitBreaker(
-            self._name,
+            self.name,
             policy,
-            classifier=self._classifier,
-            buckets=self._buckets,
-            labels=self._labels,
+            classifier=self.classifier,
+            buckets=self.buckets,
+            labels=self.labels,
         )
         breaker.requested = requested
         return breaker
 
     def check_same(self, existing: CircuitBreaker) -> None:
         """Raises ContradictionError if the code asked for something else before."""
-        check_same(existing, self._policy, self._classifier, self._buckets, self._labels)
+        check_same(existing, self)
 
 
 OF_OTHERS: Mapping[str, str] = {
@@ -175,7 +176,7 @@ def breakers_per(
     longest is forgotten, with its series. A key may be any text, also from outside: what cannot be
     in a name is escaped, see `BreakersPer`. Raises LimitError and what `instrumented_breaker` does.
     """
-    _Request(checked_name(prefix, "prefix"), dict(options))
+    Request(checked_name(prefix, "prefix"), dict(options))
     return BreakersPer(
         prefix, lambda name: instrumented_breaker(name, **options), default_registry, limit
     )
@@ -212,6 +213,23 @@ def remove_breaker(name: str) -> CircuitBreaker | None:
     Who still holds it can go on using it; the next `instrumented_breaker` makes another.
     """
     return default_registry.remove(name)
+
+
+def _reduced(breaker: CircuitBreaker) -> tuple[Callable[..., CircuitBreaker], tuple[Any, ...]]:
+    """A breaker goes through a pickle by its name."""
+    requested = breaker.requested
+    return _unpickled, (breaker.name, () if requested is None else requested.code)
+
+
+def _unpickled(name: str, code: Options) -> CircuitBreaker:
+    """The breaker that has this name here. If none has, it is made with the options of the code,
+    but for the functions among them.
+    """
+    existing = default_registry.get(name)
+    return instrumented_breaker(name, **cast("Any", dict(code))) if existing is None else existing
+
+
+copyreg.pickle(CircuitBreaker, _reduced)
 
 
 def subscribe(

@@ -7,11 +7,11 @@ and their names are taken, and that is all. They go when their owners are gone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from typing import Any, cast
 from weakref import ref
 
-from breakerscope.breaker import CircuitBreaker
-from breakerscope.core.classification import Classifier
+from breakerscope.breaker import CircuitBreaker, Requested
 from breakerscope.core.policy import Policy
 from breakerscope.core.reading import Source
 
@@ -46,8 +46,7 @@ class Registry:
                 raise _taken(breaker.name, "a bridged breaker of another library")
             existing = self._breakers.setdefault(breaker.name, breaker)
         if existing is not breaker:
-            wanted = breaker.policy if breaker.requested is None else breaker.requested.policy
-            check_same(existing, wanted, breaker.classifier, breaker.buckets, breaker.labels)
+            check_same(existing, breaker)
         return existing
 
     def remove(self, name: str) -> CircuitBreaker | None:
@@ -103,27 +102,28 @@ def _taken(name: str, by: str) -> ContradictionError:
     return ContradictionError(f"breaker {name!r}: {by} has this name already; give another one")
 
 
-def check_same(
-    existing: CircuitBreaker,
-    policy: Policy,
-    classifier: Classifier,
-    buckets: Sequence[float],
-    labels: Mapping[str, str],
-) -> None:
-    """Raises ContradictionError if the code asks for another breaker than it did before."""
-    requested = existing.requested
-    before = existing.policy if requested is None else requested.policy
-    differences = before.differences(policy) + existing.classifier.differences(classifier)
-    for part, old, new in (
-        ("buckets", existing.buckets, tuple(buckets)),
-        ("labels", dict(existing.labels), dict(labels)),
-    ):
+def differences(existing: Any, wanted: Any) -> list[str]:
+    """In what two requests for a breaker differ, or a request and a breaker."""
+    found: list[str] = _requested(existing).differences(_requested(wanted))
+    found += existing.classifier.differences(wanted.classifier)
+    for part in ("buckets", "labels"):
+        old, new = getattr(existing, part), getattr(wanted, part)
         if old != new:
-            differences.append(f"{part}: {old!r} and {new!r}")
-    if differences:
+            found.append(f"{part}: {old!r} and {new!r}")
+    return found
+
+
+def _requested(source: Any) -> Policy:
+    requested: Requested | None = getattr(source, "requested", None)
+    return cast("Policy", source.policy if requested is None else requested.policy)
+
+
+def check_same(existing: CircuitBreaker, wanted: object) -> None:
+    """Raises ContradictionError if the code asks for another breaker than it did before."""
+    if found := differences(existing, wanted):
         raise ContradictionError(
             f"breaker {existing.name!r} exists with another policy;"
-            f" what it has and what this call asks for: {'; '.join(differences)}."
+            f" what it has and what this call asks for: {'; '.join(found)}."
             f" To have another one on purpose, call remove_breaker({existing.name!r}) first,"
             " or pass replace=True"
         )

@@ -50,11 +50,17 @@ def cached_sync(amount: int) -> float:
     return 0.0
 
 
+def nothing(amount: int) -> None: ...
+
+
 async def fall_back() -> None:
     assert_type(breaker.with_fallback(cached)(plain)(1, note="n"), str)
     assert_type(await breaker.with_fallback(cached_async)(coroutine)(1), float)
     assert_type(await breaker.with_fallback(cached_sync)(coroutine)(1), float)
-    breaker.with_fallback(cached_sync)(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(breaker.with_fallback(cached_sync)(plain)(1), str | float)
+    assert_type(breaker.with_fallback(nothing)(plain)(1), str | None)
+    assert_type(await breaker.with_fallback(nothing)(coroutine)(1), float | None)
+    breaker.with_fallback(plain)(nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def use() -> None:

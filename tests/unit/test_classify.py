@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import FrozenInstanceError
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from breakerscope import Classifier, ClassifierError, Outcome
+from breakerscope import (
+    CircuitBreaker,
+    CircuitBreakerOpenError,
+    Classifier,
+    ClassifierError,
+    Outcome,
+    Policy,
+    State,
+)
 from breakerscope.core.classification import error_name
 
 FAILURE, IGNORED, CANCELLED = Outcome.FAILURE, Outcome.IGNORED, Outcome.CANCELLED
@@ -202,3 +212,192 @@ def test_the_name_of_an_error() -> None:
         f"{__name__}.Declined",
         f"{__name__}.test_the_name_of_an_error.<locals>.Local",
     ]
+
+
+# -- what is no `Exception` ------------------------------------------------------------------------
+
+
+class Timeout(BaseException):
+    """As gevent's: no Exception, and no cancellation."""
+
+
+CANCELLED_BY = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("rules", "outcome"),
+    [
+        ({}, Outcome.CANCELLED),
+        ({"failures": Timeout}, Outcome.FAILURE),
+        ({"failures": (OSError, Timeout)}, Outcome.FAILURE),
+        ({"failures": BaseException}, Outcome.FAILURE),
+        ({"ignore": Timeout}, Outcome.IGNORED),
+        ({"failures": OSError}, Outcome.CANCELLED),
+        ({"failures": lambda _: True}, Outcome.CANCELLED),
+    ],
+)
+def test_a_rule_that_names_a_class_of_base_exceptions_is_asked(
+    rules: dict[str, Any], outcome: Outcome
+) -> None:
+    assert Classifier(**rules).of_error(Timeout()) is outcome
+
+
+@pytest.mark.parametrize("cls", CANCELLED_BY)
+def test_a_cancellation_is_one_unless_a_rule_names_it(cls: type[BaseException]) -> None:
+    for rule in (None, Exception, BaseException, Timeout, lambda _: True):
+        assert Classifier(failures=rule).of_error(cls()) is Outcome.CANCELLED
+    assert Classifier(failures=(OSError, cls)).of_error(cls()) is Outcome.FAILURE
+    assert Classifier(ignore=cls).of_error(cls()) is Outcome.IGNORED
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def fn() -> None:
+        raise error
+
+    return fn
+
+
+def in_guard(breaker: CircuitBreaker, fn: Callable[[], object]) -> object:
+    with breaker.guard():
+        return fn()
+
+
+FORMS: dict[str, Callable[[CircuitBreaker, Callable[[], object]], object]] = {
+    "call": lambda breaker, fn: breaker.call(fn),
+    "decorator": lambda breaker, fn: breaker(fn)(),
+    "guard": in_guard,
+    "fallback": lambda breaker, fn: breaker.with_fallback(str)(fn)(),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_asks_about_base_exceptions(form: str) -> None:
+    breaker = CircuitBreaker(
+        "x", Policy(consecutive_failures=1), classifier=Classifier(failures=Timeout)
+    )
+    with pytest.raises(Timeout):
+        FORMS[form](breaker, raising(Timeout()))
+    assert breaker.state is State.OPEN
+
+
+def test_a_fallback_stands_in_for_a_base_exception_that_is_a_failure() -> None:
+    breaker = CircuitBreaker("x", classifier=Classifier(failures=Timeout))
+    protected = breaker.with_fallback(lambda: "cached", on=[Outcome.FAILURE])
+    assert protected(raising(Timeout()))() == "cached"
+    with pytest.raises(KeyboardInterrupt):
+        protected(raising(KeyboardInterrupt()))()
+
+
+# -- groups and causes -----------------------------------------------------------------------------
+
+
+def from_(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def nested(error: Exception, depth: int) -> ExceptionGroup[Exception]:
+    group = ExceptionGroup("0", [error])
+    for level in range(1, depth):
+        group = ExceptionGroup(str(level), [group])
+    return group
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "outcome"),
+    [
+        ({"failures": OSError}, from_(RuntimeError(), nested(OSError(), 1)), Outcome.FAILURE),
+        ({"failures": OSError}, from_(RuntimeError(), nested(KeyError(), 1)), Outcome.IGNORED),
+        ({"ignore": KeyError}, from_(RuntimeError(), nested(KeyError(), 3)), Outcome.IGNORED),
+        ({"ignore": KeyError}, from_(RuntimeError(), nested(OSError(), 3)), Outcome.FAILURE),
+        ({"ignore": ExceptionGroup}, nested(OSError(), 2), Outcome.IGNORED),
+        ({"ignore": ExceptionGroup}, from_(RuntimeError(), nested(OSError(), 2)), Outcome.IGNORED),
+        ({"failures": ExceptionGroup}, nested(KeyError(), 2), Outcome.FAILURE),
+        (
+            {"ignore": ExceptionGroup, "failures": OSError},
+            BaseExceptionGroup("", [KeyboardInterrupt(), nested(OSError(), 1)]),
+            Outcome.IGNORED,
+        ),
+    ],
+)
+def test_groups_below_causes_and_rules_that_name_groups(
+    rules: dict[str, Any], error: BaseException, outcome: Outcome
+) -> None:
+    assert Classifier(**rules).of_error(error) is outcome
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_group_that_is_nested_very_deep_is_counted_like_any(form: str) -> None:
+    breaker = CircuitBreaker("x", classifier=Classifier(ignore=KeyError))
+    with pytest.raises(ExceptionGroup):
+        FORMS[form](breaker, raising(nested(OSError(), 5000)))
+    with pytest.raises(ExceptionGroup):
+        FORMS[form](breaker, raising(nested(KeyError(), 5000)))
+    reading = breaker.read()
+    assert (reading.calls[Outcome.FAILURE], reading.calls[Outcome.IGNORED]) == (1, 1)
+    assert reading.in_flight == 0
+
+
+def test_causes_that_go_round_in_a_circle() -> None:
+    ring = from_(OSError(), from_(RuntimeError(), ValueError()))
+    cast("BaseException", ring.__cause__).__cause__ = ring
+    assert Classifier(failures=KeyError).of_error(ring) is Outcome.IGNORED
+    group = nested(OSError(), 1)
+    group.exceptions[0].__cause__ = group
+    assert Classifier(failures=KeyError).of_error(group) is Outcome.IGNORED
+    assert Classifier(failures=OSError).of_error(from_(ValueError(), group)) is Outcome.FAILURE
+
+
+def test_a_class_that_cannot_be_asked_is_an_answer_less() -> None:
+    class Meta(type):
+        def __instancecheck__(cls, _: object) -> bool:
+            raise RuntimeError
+
+    class Odd(Exception, metaclass=Meta):
+        pass
+
+    told: list[str] = []
+    outcome = Classifier(ignore=Odd).of_error(OSError(), lambda name, _: told.append(name))
+    assert (outcome, told) == (Outcome.FAILURE, ["ignore"])
+
+
+# -- the rejection of another breaker --------------------------------------------------------------
+
+
+def rejecting() -> CircuitBreaker:
+    inner = CircuitBreaker("inner")
+    inner.force_open()
+    return inner
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("rules", "outcome"),
+    [
+        ({}, Outcome.IGNORED),
+        ({"ignore": KeyError}, Outcome.IGNORED),
+        ({"failures": OSError}, Outcome.IGNORED),
+        ({"failures": CircuitBreakerOpenError}, Outcome.FAILURE),
+    ],
+)
+def test_the_rejection_of_another_breaker_says_nothing_about_this_dependency(
+    form: str, rules: dict[str, Any], outcome: Outcome
+) -> None:
+    inner, outer = rejecting(), CircuitBreaker("outer", classifier=Classifier(**rules))
+
+    def through() -> None:
+        inner.call(str)
+
+    def wrapped() -> None:
+        try:
+            inner.call(str)
+        except CircuitBreakerOpenError as error:
+            raise RuntimeError from error
+
+    for number in range(40):
+        with suppress(CircuitBreakerOpenError, RuntimeError):
+            FORMS[form](outer, wrapped if number % 2 else through)
+    assert outer.state is (State.OPEN if outcome is Outcome.FAILURE else State.CLOSED)
+    calls = outer.read().calls
+    assert calls[Outcome.FAILURE if outcome is Outcome.IGNORED else Outcome.IGNORED] == 0
+    assert calls[outcome] >= 5

@@ -122,7 +122,7 @@ def test_impossible_fallbacks() -> None:
         yield 1
 
     with pytest.raises(FallbackError, match="allowed is a callable"):
-        breaker.with_fallback(3)  # type: ignore[arg-type]
+        breaker.with_fallback(3)  # type: ignore[call-overload]
     with pytest.raises(FallbackError, match="allowed are one or more of rejected, failure"):
         breaker.with_fallback(succeed, on=(Outcome.IGNORED,))
     with pytest.raises(FallbackError, match="is a generator"):

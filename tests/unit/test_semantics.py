@@ -426,3 +426,36 @@ def test_an_exception_of_the_function_is_the_callers_own() -> None:
     with pytest.raises(Boom) as caught:
         breaker(fail)()
     assert caught.value.__context__ is None
+
+
+# -- would it be admitted? -------------------------------------------------------------------------
+
+
+def test_would_admit_answers_and_takes_no_place() -> None:
+    clock = FakeClock()
+    breaker = make_breaker(clock, consecutive_failures=1, open_for=10.0, ramp_up=100.0)
+    assert breaker.would_admit
+    fail_times(breaker, 1)
+    assert not breaker.would_admit
+    clock.advance(10.0)
+    assert [breaker.would_admit, breaker.would_admit] == [True, True]
+    assert breaker.state is State.OPEN
+    with breaker.guard():
+        assert not breaker.would_admit
+    assert breaker.state is State.CLOSED
+    for _ in range(50):
+        asked = breaker.would_admit
+        try:
+            breaker.call(succeed)
+        except CircuitBreakerOpenError:
+            assert not asked
+        else:
+            assert asked
+        clock.advance(1.0)
+    breaker.disable()
+    assert breaker.would_admit
+    breaker.force_open()
+    assert not breaker.would_admit
+    shadow = make_breaker(shadow=True)
+    shadow.force_open()
+    assert shadow.would_admit

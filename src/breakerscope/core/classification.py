@@ -2,13 +2,17 @@
 
 The rules, in their order:
 
-1. What is not an `Exception` (`asyncio.CancelledError`, `GeneratorExit`, `KeyboardInterrupt`, the
-   `Cancelled` of trio) says nothing about the dependency: CANCELLED.
-2. A group of exceptions is a failure if any exception in it is one, otherwise ignored if any is,
-   otherwise cancelled.
+1. A cancellation (`asyncio.CancelledError`, `GeneratorExit`, `KeyboardInterrupt`, `SystemExit`, the
+   `Cancelled` of trio) says nothing about the dependency: CANCELLED, unless a rule names a class of
+   cancellations.
+2. A group of exceptions is what a rule says that names a class of groups. Otherwise it is a failure
+   if any exception in it is one, otherwise ignored if any is, otherwise cancelled.
 3. `ignore` and `failures` are asked about the exception, then about the exceptions it was raised
-   `from`, outermost first. The first answer counts; for one exception `ignore` goes first.
-4. With no answer: IGNORED where `failures` was given, FAILURE otherwise.
+   `from`, outermost first; of a group among those, about its members. The first answer counts; for
+   one exception `ignore` goes first. A predicate is asked about an `Exception` only, a class about
+   any exception.
+4. With no answer: IGNORED for the rejection of another breaker, whose dependency was not called,
+   and where `failures` was given; CANCELLED for what is no `Exception`; FAILURE otherwise.
 
 A rule that raises must not hide the caller's own exception: it counts as "no answer", and
 the error is handed to `on_error`.
@@ -23,6 +27,7 @@ from math import isfinite
 from types import FunctionType, MethodType
 from typing import Any, cast
 
+from breakerscope.core.errors import CircuitBreakerOpenError
 from breakerscope.core.events import Outcome
 
 ExceptionRule = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Any], bool]
@@ -31,6 +36,10 @@ HintRule = Callable[[Any], float | None]
 
 MAX_CHAIN = 16
 """How many links of a chain of causes are followed."""
+MOST_ASKED = 10_000
+"""About how many exceptions in all, groups and causes together."""
+CANCELLATIONS = frozenset({("asyncio.exceptions", "CancelledError"), ("trio", "Cancelled")})
+"""Classes by name, since their modules need not be there."""
 
 
 class ClassifierError(TypeError):
@@ -97,20 +106,13 @@ class Classifier:
         self, error: BaseException, on_error: Callable[[str, Exception], None] = _ignore_error
     ) -> Outcome:
         """The outcome of a call that raised."""
-        if isinstance(error, BaseExceptionGroup):
-            members = cast("BaseExceptionGroup[BaseException]", error).exceptions
-            found = [self.of_error(member, on_error) for member in members]
-            return min(found, key=GRAVITY.index)
-        if not isinstance(error, Exception):
-            return Outcome.CANCELLED
-        if self.ignore is None and self.failures is None:
-            return Outcome.FAILURE
-        for link in _chain(error):
-            if self.ignore is not None and _matches("ignore", self.ignore, link, on_error):
-                return Outcome.IGNORED
-            if self.failures is not None and _matches("failures", self.failures, link, on_error):
-                return Outcome.FAILURE
-        return Outcome.FAILURE if self.failures is None else Outcome.IGNORED
+        walk = _Walk(self, on_error)
+        if not isinstance(error, BaseExceptionGroup):
+            return walk.outcome_of(error)
+        group = cast("Group", error)
+        if (answer := walk.ask_about_group(group)) is not None:
+            return answer
+        return min(map(walk.outcome_of, walk.members_of(group)), key=GRAVITY.index)
 
     def of_result(
         self, result: object, on_error: Callable[[str, Exception], None] = _ignore_error
@@ -182,6 +184,98 @@ def error_name(error: BaseException) -> str:
     )
 
 
+Group = BaseExceptionGroup[BaseException]
+
+
+class _Walk:
+    """Goes through the causes of one exception and the members of groups, so far and no farther."""
+
+    def __init__(self, classifier: Classifier, on_error: Callable[[str, Exception], None]) -> None:
+        self._rules = (
+            ("ignore", classifier.ignore, Outcome.IGNORED),
+            ("failures", classifier.failures, Outcome.FAILURE),
+        )
+        self._default = Outcome.FAILURE if classifier.failures is None else Outcome.IGNORED
+        self._on_error = on_error
+        self._left = MOST_ASKED
+
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """Of an exception that is no group, or of a group that a rule names."""
+        answer = self._answer(error, MAX_CHAIN)
+        if answer is not None:
+            return answer
+        return self._default if isinstance(error, Exception) else Outcome.CANCELLED
+
+    def _answer(self, error: BaseException, links: int) -> Outcome | None:
+        """What the rules say of an exception and of what it was raised from, outermost first."""
+        link: BaseException | None = error
+        while link is not None and links > 0 and self._left > 0:
+            if isinstance(link, BaseExceptionGroup):
+                answer = self._of_group_below(cast("Group", link), links - 1)
+            else:
+                answer = self._ask(link)
+            if answer is not None:
+                return answer
+            link, links = link.__cause__, links - 1
+        return None
+
+    def _of_group_below(self, group: Group, links: int) -> Outcome | None:
+        if (answer := self.ask_about_group(group)) is not None:
+            return answer
+        answers = [self._answer(member, links) for member in self.members_of(group)]
+        return min((a for a in answers if a is not None), key=GRAVITY.index, default=None)
+
+    def members_of(self, group: Group) -> Iterator[BaseException]:
+        """What is in a group and in the groups in it, at any depth. A group that a rule names
+        stands for its members.
+        """
+        waiting: list[BaseException] = [group]
+        while waiting:
+            member = waiting.pop()
+            if not isinstance(member, BaseExceptionGroup):
+                yield member
+                continue
+            inner = cast("Group", member)
+            if self.ask_about_group(inner) is None:
+                waiting.extend(reversed(inner.exceptions))
+            else:
+                yield inner
+
+    def ask_about_group(self, group: Group) -> Outcome | None:
+        """What the rules say that name a class of groups."""
+        for _, rule, outcome in self._rules:
+            groups = [cls for cls in _classes(rule) if _is_group(cls)]
+            if isinstance(group, tuple(groups)):
+                return outcome
+        return None
+
+    def _ask(self, error: BaseException) -> Outcome | None:
+        self._left -= 1
+        for name, rule, outcome in self._rules:
+            if rule is not None and _matches(name, rule, error, self._on_error):
+                return outcome
+        # The dependency of a breaker that rejected was not called.
+        return Outcome.IGNORED if isinstance(error, CircuitBreakerOpenError) else None
+
+
+def _classes(rule: Any) -> tuple[type[BaseException], ...]:
+    """The classes that a rule names."""
+    if isinstance(rule, type):
+        return (cast("type[BaseException]", rule),)
+    return cast("tuple[type[BaseException], ...]", rule) if isinstance(rule, tuple) else ()
+
+
+def _is_group(cls: type[BaseException]) -> bool:
+    return issubclass(cls, BaseExceptionGroup)
+
+
+def _is_cancellation(cls: type) -> bool:
+    """Whether this class, or one that it comes from, says that somebody wants an end."""
+    if issubclass(cls, GeneratorExit | KeyboardInterrupt | SystemExit):
+        return True
+    return any((base.__module__, base.__name__) in CANCELLATIONS for base in cls.__mro__)
+
+
 def _is_exception_rule(rule: object) -> bool:
     if isinstance(rule, type):
         return issubclass(rule, BaseException)
@@ -197,20 +291,13 @@ def _matches(
     error: BaseException,
     on_error: Callable[[str, Exception], None],
 ) -> bool:
-    if isinstance(rule, type | tuple):
-        return isinstance(error, rule)
     try:
-        return bool(rule(error))
+        if isinstance(rule, type | tuple):
+            if _is_cancellation(type(error)):
+                # Only a rule that names a cancellation means one.
+                rule = tuple(cls for cls in _classes(rule) if _is_cancellation(cls))
+            return isinstance(error, rule)
+        return isinstance(error, Exception) and bool(rule(error))
     except Exception as broken:
         on_error(name, broken)
         return False
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it was raised from. Bounded, since a chain can be a ring."""
-    link: BaseException | None = error
-    for _ in range(MAX_CHAIN):
-        if link is None:
-            return
-        yield link
-        link = link.__cause__

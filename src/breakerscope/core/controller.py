@@ -256,6 +256,13 @@ class Controller(Bookkeeping):
             self.catch_up()
         return self.machine.state
 
+    @property
+    def would_admit(self) -> bool:
+        """Whether a call that asks now would be admitted."""
+        if not self._is_inside:
+            self.catch_up()
+        return self.policy.shadow or self.machine.would_admit()
+
     def read(self) -> Reading:
         """Everything at this moment."""
         if self._is_inside:

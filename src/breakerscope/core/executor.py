@@ -11,13 +11,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from functools import partial
 from math import inf
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast
 
+from breakerscope.core.awaitables import ends_later, fits, hand_out, returns_plainly
 from breakerscope.core.classification import Classifier
 from breakerscope.core.clock import Clock
 from breakerscope.core.controller import Controller
+from breakerscope.core.errors import CircuitBreakerOpenError
 from breakerscope.core.events import Outcome
 from breakerscope.core.guard import Exchange, Guard
 from breakerscope.core.permits import AnyPermit, SharedPermit
@@ -28,6 +31,8 @@ from breakerscope.core.wrapper import wrapper_of
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_NOT_PLAIN = (BaseExceptionGroup, CircuitBreakerOpenError)
+"""What may be no failure, though every exception is one."""
 _NO_CODE = compile("", "", "exec")
 
 
@@ -42,6 +47,7 @@ class Executor:
         "_every_exception_fails",
         "_machine",
         "_now",
+        "_plain",
         "_slow_from",
         "_timed",
     )
@@ -59,6 +65,7 @@ class Executor:
         self._slow_from = self._machine.slow_from if classifier.ignores_results else -inf
         self._every_exception_fails = classifier.ignores_no_exception
         self._await_any_made: Callable[..., Any] | None = None
+        self._plain: type | None = None
 
     def _admit(self) -> AnyPermit:
         """Admit a call. Raises CircuitBreakerOpenError if it is rejected."""
@@ -91,7 +98,8 @@ class Executor:
             and isinstance(error, Exception)
             and duration < self._machine.slow_from
             and not permit.watched_failures()
-            and not isinstance(error, BaseExceptionGroup)
+            and error.__cause__ is None
+            and not isinstance(error, _NOT_PLAIN)
         ):
             try:
                 permit.failure_tokens.take()
@@ -110,6 +118,18 @@ class Executor:
         if outcome is Outcome.FAILURE and classifier.retry_after_from is not None:
             hint = classifier.hint(error, self._bus.count_error)
         self._controller.settle(permit, duration, outcome, error, hint)
+
+    def _failed_awaiting(
+        self, permit: AnyPermit, start: float, end: float, error: BaseException
+    ) -> None:
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if last is not None and last.tb_frame.f_code is _call_and_await.__code__:
+            # The coroutine function could not be called so: a mistake of the caller, and no call.
+            self._controller.withdraw(permit)
+        else:
+            self._failed(permit, start, end, error)
 
     # -- the forms ---------------------------------------------------------------------------------
 
@@ -134,12 +154,20 @@ class Executor:
             "_admit": self._controller.admit,
             "_now": self._now,
             "_slow_from": self._slow_from,
-            "_failed": self._failed,
+            "_failed": self._failed_awaiting if fn is _call_and_await else self._failed,
             "_succeeded": self._succeeded,
+            "_ends_later": ends_later,
+            "_hand_out": partial(hand_out, self),
+            "_fits": fits,
+            "_withdraw": self._controller.withdraw,
         }
-        asks_slow = self._slow_from < inf
         return wrapper_of(
-            fn, names, is_coroutine=is_coroutine, asks_slow=asks_slow, timed=self._timed
+            fn,
+            names,
+            is_coroutine=is_coroutine,
+            looks=not is_coroutine and not returns_plainly(fn),
+            asks_slow=self._slow_from < inf,
+            timed=self._timed,
         )
 
     @property
@@ -153,7 +181,9 @@ class Executor:
         """Call `fn` through the breaker. For a coroutine function, returns an awaitable.
 
         All keywords go to `fn`. Returns and raises what `fn` does; raises CircuitBreakerOpenError
-        if the breaker rejects, and then `fn` is not called. Thread-safe and task-safe.
+        if the breaker rejects, and then `fn` is not called. Where `fn` returns an awaitable, the
+        call ends when that ends. A TypeError because `fn` cannot be called so is the caller's, and
+        no call. Thread-safe and task-safe.
         """
         permit: AnyPermit | None
         try:
@@ -171,15 +201,17 @@ class Executor:
         try:
             result = fn(*args, **kwargs)
         except BaseException as error:
-            self._failed(permit, start, now(), error)
-            raise
-        end = now()
-        if type(result) is CoroutineType:
-            if isinstance(permit, SharedPermit):
-                # It asks when it is awaited. What has asked under the lock must not do so twice.
+            if type(error) is TypeError and not fits(fn, args, kwargs):
+                # A mistake of the caller: it was no call.
                 self._controller.withdraw(permit)
-                return cast("R", self._admit_and_await(cast("Any", result)))
-            return cast("R", self._await(_Pending(self._controller, permit), cast("Any", result)))
+            else:
+                self._failed(permit, start, now(), error)
+            raise
+        if type(result) is not self._plain:
+            if ends_later(type(result)):
+                return cast("R", self._ends_later(permit, start, result))
+            self._plain = type(result)
+        end = now()
         duration = end - start
         if duration >= self._slow_from or permit.watched():
             self._succeeded(permit, duration, result)
@@ -187,23 +219,19 @@ class Executor:
             permit.entries.append((end, duration) if self._timed else duration)
         return result
 
+    def _ends_later(self, permit: AnyPermit, start: float, result: Any) -> Any:
+        if type(result) is CoroutineType and isinstance(permit, SharedPermit):
+            # It asks when it is awaited. What has asked under the lock must not do so twice.
+            self._controller.withdraw(permit)
+            return self._admit_and_await(cast("Any", result))
+        return hand_out(self, permit, start, result)
+
     async def _admit_and_await(self, coroutine: Coroutine[Any, Any, R]) -> R:
         try:
             return cast("R", await self._await_any(_identity, coroutine))
         finally:
             # A rejected call must not leave a coroutine behind that nobody awaits.
             coroutine.close()
-
-    async def _await(self, pending: _Pending, coroutine: Coroutine[Any, Any, R]) -> R:
-        permit, now = pending.begin(), self._now
-        start = now()
-        try:
-            result = await coroutine
-        except BaseException as error:
-            self._failed(permit, start, now(), error)
-            raise
-        self._succeeded(permit, now() - start, result)
-        return result
 
     def guard(self) -> Guard:
         """One protected block, for `with` and `async with`; see `Guard`."""
@@ -227,25 +255,3 @@ async def _call_and_await(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) 
 
 async def _identity(coroutine: Coroutine[Any, Any, R]) -> R:
     return await coroutine
-
-
-class _Pending:
-    """An admitted call whose coroutine nobody has awaited yet; cancelled if nobody ever does."""
-
-    __slots__ = ("_controller", "_permit")
-
-    def __init__(self, controller: Controller, permit: AnyPermit) -> None:
-        self._controller = controller
-        self._permit: AnyPermit | None = permit
-
-    def begin(self) -> AnyPermit:
-        """The call is awaited: whoever does so settles it."""
-        permit = cast("AnyPermit", self._permit)
-        self._permit = None
-        return permit
-
-    def __del__(self) -> None:
-        # There is none if an interrupt kept it from being begun.
-        permit: AnyPermit | None = getattr(self, "_permit", None)
-        if permit is not None:
-            self._controller.abandon(permit, 0.0, Outcome.CANCELLED, GeneratorExit())

@@ -134,6 +134,23 @@ class StateMachine:
             self._enter(HALF_OPEN, Cause.WAIT_ELAPSED)
         return self._admit_probe(now, inside)
 
+    def would_admit(self) -> bool:
+        """Whether a call that asks now would be admitted. Takes no place."""
+        if self.state is CLOSED:
+            left = self._ramp_until - self.now
+            return left <= 0 or self._ramp_credit + 1 - left / self.policy.ramp_up >= 1
+        if self.state is OPEN:
+            return self.now >= self._open_until
+        return self.state is DISABLED or (self.state is HALF_OPEN and self._has_place())
+
+    def _has_place(self) -> bool:
+        """Whether one more probe is wanted."""
+        in_flight = len(self._live_leases(self.now))
+        settled = self.probe_successes + self._probe_failures
+        still_wanted = in_flight + settled < self.policy.probes_judged
+        # With none in flight, nobody else could ever end this state.
+        return in_flight < self.policy.probes and (still_wanted or not in_flight)
+
     @property
     def due_in(self) -> float | None:
         """The seconds until an open circuit becomes half-open by itself; None if it does not."""
@@ -150,13 +167,9 @@ class StateMachine:
         leases = self._live_leases(now)
         if any(probe in leases for probe in inside):
             return Admission(Permit(self.generation, HALF_OPEN, self.permit, nested=True))
-        policy = self.policy
-        in_flight = len(leases)
-        settled = self.probe_successes + self._probe_failures
-        still_wanted = in_flight + settled < policy.probes_judged
-        # With none in flight, nobody else could ever end this state.
-        if in_flight < policy.probes and (still_wanted or not in_flight):
-            probe = Permit(self.generation, HALF_OPEN, self.permit, now + policy.probe_lease)
+        if self._has_place():
+            ends = now + self.policy.probe_lease
+            probe = Permit(self.generation, HALF_OPEN, self.permit, ends)
             self._leases = (*map(ref, leases), ref(probe))
             return Admission(probe)
         return Admission(None, min(lease.lease_ends for lease in leases) - now)

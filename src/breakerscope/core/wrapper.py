@@ -19,7 +19,9 @@ from typing import Any, cast
 
 TEXT = """\
 def _make(_fn, {names}):
+    _plain = None
     {async_}def protected({parameters}):
+        {nonlocal_}
         try:
             _permit = _machine.permit.take()
         except IndexError:
@@ -28,8 +30,9 @@ def _make(_fn, {names}):
         try:
             _result = {await_}_fn({arguments})
         except BaseException as _error:
-            _failed(_permit, _start, _now(), _error)
+            {failed}
             raise
+        {look}
         {measure}
         if {special}:
             _succeeded(_permit, _duration, _result)
@@ -46,16 +49,32 @@ code, and the interpreter remembers in the code where the globals of one functio
 """
 
 
+ANYTHING = "*_args, **_kwargs"
+FAILED = "_failed(_permit, _start, _now(), _error)"
+FAILED_UNLESS_UNFIT = f"""\
+if type(_error) is not TypeError or _fits(_fn, _args, _kwargs):
+                {FAILED}
+            else:
+                _withdraw(_permit)"""
+LOOK = """\
+if type(_result) is not _plain:
+            if _ends_later(type(_result)):
+                return _hand_out(_permit, _start, _result)
+            _plain = type(_result)"""
+"""Most functions return one type, so most calls compare one pointer."""
+
+
 def wrapper_of(
     fn: Callable[..., Any],
     names: dict[str, Any],
     *,
     is_coroutine: bool,
+    looks: bool,
     asks_slow: bool,
     timed: bool,
 ) -> Callable[..., Any]:
-    """The protected form of `fn`. `names` are what the text calls. `timed`: the journal is to say
-    when each call ended.
+    """The protected form of `fn`. `names` are what the text calls. `looks`: it may return what ends
+    later. `timed`: the journal is to say when each call ended.
     """
     parameters, arguments = _signature(fn)
     text = TEXT.format(
@@ -64,6 +83,9 @@ def wrapper_of(
         await_="await " if is_coroutine else "",
         parameters=parameters,
         arguments=arguments,
+        nonlocal_="nonlocal _plain" if looks else "",
+        look=LOOK if looks else "",
+        failed=FAILED_UNLESS_UNFIT if parameters == ANYTHING else FAILED,
         measure="_end = _now()\n        _duration = _end - _start"
         if timed
         else "_duration = _now() - _start",
@@ -94,9 +116,8 @@ def _maker(text: str) -> Callable[..., Any]:
 
 def _signature(fn: Callable[..., Any]) -> tuple[str, str]:
     """The parameters of a function as its head has them, and as a call hands them on."""
-    anything = "*_args, **_kwargs"
     if not isinstance(fn, FunctionType):
-        return anything, anything
+        return ANYTHING, ANYTHING
     code = fn.__code__
     n, n_first, n_key = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount
     rest = code.co_varnames[n + n_key :]
@@ -104,7 +125,7 @@ def _signature(fn: Callable[..., Any]) -> tuple[str, str]:
     takes_kwargs = bool(code.co_flags & inspect.CO_VARKEYWORDS)
     names = code.co_varnames[: n + n_key + takes_args + takes_kwargs]
     if any(name.startswith("_") or not name.isidentifier() for name in names):
-        return anything, anything
+        return ANYTHING, ANYTHING
     optional = n - len(fn.__defaults__ or ())
     head = [name if at < optional else f"{name}=None" for at, name in enumerate(names[:n])]
     call = list(names[:n])

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, TypedDict
+from weakref import ref
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.core.classification import ExceptionRule, HintRule, ResultRule
-from breakerscope.instrument import BreakerOptions, breakers_per, instrumented_breaker
-from breakerscope.registry import default_registry
+from breakerscope.instrument import (
+    BreakerOptions,
+    Request,
+    breakers_per,
+    instrumented_breaker,
+)
+from breakerscope.registry import ContradictionError, check_same, default_registry, differences
 
 PerHost = Callable[[str], CircuitBreaker]
 """Gives the breaker of a host: `host`, or `host:port` where the port is not that of the scheme."""
@@ -69,24 +78,66 @@ class BoundedHosts:
         self._limit = limit
         self._options = options
         self._checked: dict[str, CircuitBreaker] = {}
+        self._request = Request(prefix, dict(options))
+        self._built_at = _place()
+        self._refuse_contradictions()
+        _in_use[prefix] = ref(self)
+
+    def _refuse_contradictions(self) -> None:
+        """Here and now, since no client expects it of a request."""
+        prefix = self._request.name
+        found = self._contradictions()
+        if found:
+            # The other client may be in a cycle that nobody has collected.
+            gc.collect()
+            found = self._contradictions()
+        if found and (other := _in_use[prefix]()) is not None:
+            raise ContradictionError(
+                f"prefix={prefix!r} is in use with other options: {'; '.join(found)};"
+                f" those are of {other._built_at}, these of {self._built_at}."
+                " Give one of the two a prefix of its own"
+            )
         for breaker in self._registered()[:1]:
-            instrumented_breaker(breaker.name, **options)
+            check_same(breaker, self._request)
+
+    def _contradictions(self) -> list[str]:
+        held = _in_use.get(self._request.name)
+        other = None if held is None else held()
+        return [] if other is None else differences(other._request, self._request)
+
+    def __reduce__(self) -> tuple[type[BoundedHosts], tuple[str, int, Mapping[str, Any]]]:
+        return type(self), (self._request.name, self._limit, self._options)
 
     def __call__(self, host: str) -> CircuitBreaker:
-        """The breaker of this host. Raises ContradictionError if it is there with other options."""
+        """The breaker of this host. One that somebody has made with other options is used as it
+        is.
+        """
         breaker = self._checked.get(host)
         if breaker is not None and default_registry.get(breaker.name) is breaker:
             return breaker
-        name = self._prefix + host
         with _one_at_a_time:
-            full = len(self._registered(but=SHARED)) >= self._limit - 1
-            if host == SHARED or not full or default_registry.get(name) is not None:
-                breaker = instrumented_breaker(name, **self._options)
-                still = {*self._registered()}
-                self._checked = {k: b for k, b in self._checked.items() if b in still}
-                self._checked[host] = breaker
-                return breaker
-        return self(SHARED)
+            breaker = self._breaker_locked(host)
+        return self(SHARED) if breaker is None else breaker
+
+    def _breaker_locked(self, host: str) -> CircuitBreaker | None:
+        """None if there is no room for one more."""
+        name = self._prefix + host
+        breaker = default_registry.get(name)
+        if breaker is None:
+            if host != SHARED and self._is_full_locked(1):
+                return None
+            breaker = instrumented_breaker(name, **self._options)
+            if host != SHARED and self._is_full_locked(0):
+                # A finaliser or a handler in between has made another one.
+                default_registry.remove(name)
+                return None
+        still = {*self._registered()}
+        self._checked = {k: b for k, b in self._checked.items() if b in still}
+        self._checked[host] = breaker
+        return breaker
+
+    def _is_full_locked(self, more: int) -> bool:
+        return len(self._registered(but=SHARED)) + more > self._limit - 1
 
     def _registered(self, *, but: str = "") -> list[CircuitBreaker]:
         prefix, left_out = self._prefix, self._prefix + but
@@ -94,6 +145,16 @@ class BoundedHosts:
 
 
 _one_at_a_time = threading.RLock()
+_in_use: dict[str, ref[BoundedHosts]] = {}
+"""The clients of this process, by their prefix; the last one of each."""
+
+
+def _place() -> str:
+    """Where the code is that builds a client."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("breakerscope."):
+        frame = frame.f_back
+    return "somewhere" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def bounded(

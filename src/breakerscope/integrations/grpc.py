@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.core.errors import CircuitBreakerOpenError
@@ -77,6 +77,9 @@ class RpcRejectedError(CircuitBreakerOpenError, grpc.aio.AioRpcError, _EndedErro
         none = grpc.aio.Metadata()
         grpc.aio.AioRpcError.__init__(self, grpc.StatusCode.UNAVAILABLE, none, none)
         self.args = breaker, state, retry_after
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        return type(self), self.args
 
     def details(self) -> str:
         """What the error says."""

@@ -113,6 +113,15 @@ class BreakerAdapter(HTTPAdapter):
     def max_retries(self, retries: urllib3.Retry) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._max_retries = _per_attempt(retries)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a pickle, which a pool of processes makes of a session."""
+        state = {name: getattr(self, name, None) for name in self.__attrs__}
+        return {**state, "max_retries": _untold(self._max_retries), "_per_host": self._per_host}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parent: Any = super()
+        parent.__setstate__(state)
+
     def send(
         self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
     ) -> requests.Response:
@@ -206,6 +215,13 @@ def _per_attempt(retries: urllib3.Retry) -> urllib3.Retry:
     if not isinstance(retries, _PerAttempt):
         told_of.__class__ = type("PerAttempt", (_PerAttempt, type(retries)), {})
     return told_of
+
+
+def _untold(retries: urllib3.Retry) -> urllib3.Retry:
+    """The same retries as somebody gave them."""
+    plain = copy(retries)
+    plain.__class__ = type(retries).__bases__[-1]
+    return plain
 
 
 class _Body:
