@@ -34,6 +34,7 @@ from breakerscope.instrument import (
     configure,
     get_breaker,
     instrumented_breaker,
+    isolated,
     remove_breaker,
     subscribe,
     to_jsonl,
@@ -118,6 +119,7 @@ __all__ = [
     "http_retry_after",
     "instrumented_breaker",
     "internal_span",
+    "isolated",
     "recent",
     "remove_breaker",
     "setup_telemetry",
@@ -148,6 +150,10 @@ _AT_FIRST_USE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("breakerscope")
     for module, names in _AT_FIRST_USE.items():
         if name in names:
             from importlib import import_module

@@ -247,9 +247,10 @@ class CircuitBreaker(Executor):
         *types: EventType,
         **options: Unpack[SubscribeOptions],
     ) -> Subscription:
-        """Call `listener` with the events of this breaker; see `breakerscope.subscribe`."""
-        options["breaker"] = self.name
-        return self._event_bus.subscribe(listener, *types, **options)
+        """Call `listener` with the events of this breaker, and of no other that has the same name;
+        see `breakerscope.subscribe`.
+        """
+        return self._event_bus.subscribe_to(self._controller, listener, types, options)
 
     def __copy__(self) -> CircuitBreaker:
         """A breaker is one thing: a copy of what holds it holds the same one."""

@@ -9,8 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from breakerscope import __version__
 from breakerscope.demo import DemoError, Options, start
-from breakerscope.mixin import MixinConfig, MixinError, export, export_alerts, load
+from breakerscope.mixin import (
+    MixinConfig,
+    MixinError,
+    export,
+    export_alerts,
+    load,
+    runbook_text,
+)
 from breakerscope.reference import (
     CatalogueFileError,
     as_json,
@@ -79,9 +87,15 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _runbook(arguments: argparse.Namespace) -> int:
+    print(runbook_text(arguments.alert), end="")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     defaults = Options()
     parser = _Parser(prog="breakerscope", description=sys.modules["breakerscope"].__doc__)
+    parser.add_argument("--version", action="version", version=f"breakerscope {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
@@ -140,6 +154,14 @@ def _parser() -> argparse.ArgumentParser:
         " an example for Alertmanager",
         "docs/alerts.md",
     )
+    runbook = commands.add_parser(
+        "runbook",
+        help="what to do about an alert",
+        description="Print the runbook of an alert, as Markdown. Exit code 2 for an alert that is"
+        " none of ours.",
+    )
+    runbook.set_defaults(run=_runbook)
+    runbook.add_argument("alert", metavar="ALERT", help="its name, with or without CircuitBreaker")
     return parser
 
 

@@ -88,6 +88,7 @@ class Subscription:
         listener: Callable[[Any], object],
         types: tuple[EventType, ...],
         options: SubscribeOptions,
+        publisher: Publisher | None = None,
     ) -> None:
         self.name: str = options.get("name") or str(
             getattr(listener, "__qualname__", type(listener).__qualname__)
@@ -101,7 +102,10 @@ class Subscription:
         guards = {guard: self._checked(guard) for guard in by_type.values()}
         self.guards: Mapping[EventType, Check] = {t: guards[by_type[t]] for t in by_type}
         self.every = options.get("every", 0.0)
+        self.drops_what_raises = False
+        """Whether an event on which the listener raised is lost: so it is for our own sinks."""
         self._bus = bus
+        self._publisher = None if publisher is None else weakref.ref(publisher)
         self._listener = listener
         self._queue_size = options.get("queue_size", DEFAULT_QUEUE_SIZE)
         self.start_over()
@@ -119,6 +123,12 @@ class Subscription:
                 return False
 
         return checked
+
+    def hears(self, publisher: Publisher) -> bool:
+        """Whether this is for the events of this breaker."""
+        if self._publisher is not None:
+            return self._publisher() is publisher
+        return self.breaker in (None, publisher.name)
 
     def start_over(self) -> None:
         """Begin with an empty queue and no thread."""
@@ -250,6 +260,8 @@ class Subscription:
             _delivering.add(ident)
             self._listener(event)
         except Exception as error:
+            if self.drops_what_raises:
+                self._bus.count_dropped(self.name)
             self._bus.count_error(self.name, error)
         finally:
             _delivering.discard(ident)
@@ -325,8 +337,18 @@ class EventBus:
         Raises SubscriptionError for a listener that cannot be called here (a coroutine function,
         say), for an unknown event type or option, and for a value that cannot be.
         """
+        return self.subscribe_to(None, listener, types, options)
+
+    def subscribe_to(
+        self,
+        publisher: Publisher | None,
+        listener: Callable[[Any], object],
+        types: tuple[EventType, ...],
+        options: SubscribeOptions,
+    ) -> Subscription:
+        """As `subscribe`, for the events of this one breaker; None: of all."""
         check_subscription(listener, types, options)
-        subscription = Subscription(self, listener, types or EVENT_TYPES, options)
+        subscription = Subscription(self, listener, types or EVENT_TYPES, options, publisher)
         with self._lock:
             self._subscriptions += (subscription,)
             self._reroute()
@@ -345,7 +367,7 @@ class EventBus:
 
     def _subscribers_of(self, publisher: Publisher) -> Subscribers:
         """Most listeners hear all breakers, so most breakers share their subscribers."""
-        heard_by = tuple(s for s in self._subscriptions if s.breaker in (None, publisher.name))
+        heard_by = tuple(s for s in self._subscriptions if s.hears(publisher))
         if (subscribers := self._indices.get(heard_by)) is None:
             subscribers = self._indices[heard_by] = Subscribers(heard_by, self.traced)
         return subscribers

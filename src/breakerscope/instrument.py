@@ -5,7 +5,9 @@ from __future__ import annotations
 import copyreg
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ContextDecorator
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from breakerscope.breaker import CircuitBreaker, Options
@@ -213,6 +215,39 @@ def remove_breaker(name: str) -> CircuitBreaker | None:
     Who still holds it can go on using it; the next `instrumented_breaker` makes another.
     """
     return default_registry.remove(name)
+
+
+class isolated(ContextDecorator, AbstractContextManager[None]):  # noqa: N801 - as a function
+    """Reject every call of these breakers inside the block: `with isolated("payments", "host:*")`.
+
+    A name may be a pattern; it is for the breakers that exist when the block begins. For the rest
+    see `CircuitBreaker.isolated`. Raises LookupError for a name that no breaker has, and then
+    isolates none. Thread-safe.
+    """
+
+    def __init__(self, *names: str, reason: str | None = None) -> None:
+        self._names = names
+        self._reason = reason
+        self._isolations: list[list[AbstractContextManager[None]]] = []
+
+    def __enter__(self) -> None:
+        found: dict[str, CircuitBreaker] = {}
+        for name in self._names:
+            fitting = [b for b in default_registry if name == b.name or fnmatchcase(b.name, name)]
+            if not fitting:
+                known = ", ".join(sorted(b.name for b in default_registry)) or "none"
+                raise LookupError(f"no breaker is called {name!r}; there are: {known}")
+            found |= {breaker.name: breaker for breaker in fitting}
+        isolations: list[AbstractContextManager[None]] = []
+        self._isolations.append(isolations)
+        for breaker in found.values():
+            isolation = breaker.isolated(self._reason)
+            isolations.append(isolation)
+            isolation.__enter__()
+
+    def __exit__(self, *exc_info: object) -> None:
+        for isolation in reversed(self._isolations.pop()):
+            isolation.__exit__(None, None, None)
 
 
 def _reduced(breaker: CircuitBreaker) -> tuple[Callable[..., CircuitBreaker], tuple[Any, ...]]:

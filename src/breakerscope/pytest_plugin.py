@@ -40,6 +40,18 @@ def fresh_breakers() -> Generator[None, None, None]:
 
 
 @pytest.fixture
+def reset_breakers() -> Generator[None, None, None]:
+    """Every breaker of `instrumented_breaker` is closed and has forgotten its window, before and
+    after the test: for breakers at module level, which tests share. Counters go on.
+    """
+    for breaker in default_registry:
+        breaker.reset("test")
+    yield
+    for breaker in default_registry:
+        breaker.reset("test")
+
+
+@pytest.fixture
 def strict_breaker_listeners() -> Generator[None, None, None]:
     """The test fails at its end if a listener has raised."""
     with strict_listeners():

@@ -122,6 +122,9 @@ def setup_telemetry(
     from breakerscope.telemetry.log_settings import LogSettings
 
     span_policy = _span_policy(traces)
+    for name, value in (("logs", logs), ("metrics", metrics), ("otlp", otlp)):
+        _check_switch(name, value)
+    _check_switch("otel_metrics", otel_metrics)
     if events not in get_args(EventRoute):
         raise TelemetryError(f"events={events!r}: allowed are {', '.join(get_args(EventRoute))}")
     settings = MetricsSettings(prefix, labels or {}, max_breakers)
@@ -181,6 +184,19 @@ def flush(timeout: float = 5.0) -> bool:
     if (telemetry := _telemetry) is not None:
         telemetry._flush_metrics()
     return default_bus.flush(timeout)
+
+
+_SWITCHES = {
+    "logs": "structlog's processors say how lines look, JSON too",
+    "metrics": "prometheus_client.start_http_server(8000) serves them",
+    "otlp": "the variable OTEL_EXPORTER_OTLP_ENDPOINT says where to",
+    "otel_metrics": "meter_provider names a provider",
+}
+
+
+def _check_switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TelemetryError(f"{name}={value!r}: allowed are True and False; {_SWITCHES[name]}")
 
 
 def _span_policy(traces: object) -> SpanPolicy:

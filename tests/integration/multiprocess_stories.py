@@ -297,7 +297,11 @@ def hostile_text() -> Any:
     bs.setup_telemetry(registry=CollectorRegistry(), logs=False, labels={"team": "a"})
     default_registry.add(Renamed("first"))
     default_registry.add(bs.CircuitBreaker("second", labels={"team": "\ud800"}))
-    bs.subscribe(lambda event: None, name="\udc80\n")
+
+    def listen(_: bs.Event) -> None: ...
+
+    listen.__qualname__ = "\udc80\n"
+    bs.subscribe(listen)
     bs.breakers_per("host")("\udc80\n").call(lambda: None)
     bs.flush()
     labels = {"team": "a"}

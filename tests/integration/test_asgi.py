@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import pybreaker
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -21,7 +22,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 import breakerscope as bs
-from breakerscope import State
+from breakerscope import State, bridges
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.integrations.asgi import BreakerMiddleware, HealthApp, breaker_health
 from breakerscope.testing import FakeClock, force_state
@@ -173,6 +174,16 @@ def test_the_health_of_all_breakers() -> None:
 def test_a_breaker_that_refuses_is_degraded(state: State) -> None:
     force_state(bs.instrumented_breaker("a"), state)
     assert breaker_health()["status"] == "degraded"
+
+
+def test_a_bridged_breaker_that_refuses_is_degraded() -> None:
+    stock = pybreaker.CircuitBreaker()
+    with bridges.pybreaker.attach(stock, name="stock"):
+        assert breaker_health()["breakers"]["stock"]["state"] == "closed"
+        stock.open()
+        health = breaker_health()
+    assert (health["status"], health["breakers"]["stock"]["state"]) == ("degraded", "open")
+    assert breaker_health()["status"] == "ok"
 
 
 def test_the_health_page_is_for_http() -> None:

@@ -356,12 +356,8 @@ def test_a_prefix_with_other_options_is_an_error(
     for _ in range(2):
         with make(prefix="api", open_for=5.0) as client:
             client.get(server.url("/ok"))
-    with pytest.raises(bs.ContradictionError) as caught:
+    with pytest.raises(bs.ContradictionError, match=r": open_for: 5\.0 and 6\.0"):
         make(prefix="api", open_for=6.0)
-    assert str(caught.value) == (
-        f"breaker 'api:127.0.0.1:{server.port}' exists with another policy;"
-        " what it has and what this call asks for: open_for: 5.0 and 6.0"
-    )
 
 
 @each_client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -189,3 +190,66 @@ def test_buckets(bounds: object, message: str) -> None:
 def test_an_unknown_span_policy() -> None:
     with pytest.raises(bs.TelemetryError, match="traces='some': allowed are True, False, all"):
         bs.setup_telemetry(traces="some")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "hint"),
+    [
+        ("logs", "json", "structlog's processors say how lines look, JSON too"),
+        ("metrics", 8000, r"prometheus_client\.start_http_server\(8000\) serves them"),
+        ("otlp", "http://localhost:4317", "OTEL_EXPORTER_OTLP_ENDPOINT says where to"),
+        ("otel_metrics", "yes", "meter_provider names a provider"),
+    ],
+)
+def test_a_switch_of_the_set_up_is_a_switch(argument: str, value: Any, hint: str) -> None:
+    told = f"{argument}=.*: allowed are True and False; .*{hint}"
+    with pytest.raises(bs.TelemetryError, match=told):
+        bs.setup_telemetry(**{argument: value})
+
+
+@pytest.mark.parametrize("word", ["fail", "ignore", "success"])
+def test_after_its_block_a_guard_hears_no_more(word: str) -> None:
+    guard = bs.CircuitBreaker("x").guard()
+    with guard:
+        pass
+    with pytest.raises(RuntimeError, match="the block has ended: say inside of it how it ends"):
+        getattr(guard, word)()
+
+
+# -- several at once -------------------------------------------------------------------------------
+
+
+def test_several_breakers_are_isolated_together() -> None:
+    per_host = bs.breakers_per("host")
+    payments, a, b, other = (
+        bs.instrumented_breaker("payments"),
+        per_host("a"),
+        per_host("b"),
+        bs.instrumented_breaker("other"),
+    )
+    with bs.isolated("payments", "host:*", "host:a", reason="deployment"):
+        assert [x.state for x in (payments, a, b)] == [bs.State.FORCED_OPEN] * 3
+        assert other.state is bs.State.CLOSED
+        with bs.isolated("*"):
+            assert other.state is bs.State.FORCED_OPEN
+        assert a.state is bs.State.FORCED_OPEN
+    assert {x.state for x in (payments, a, b, other)} == {bs.State.CLOSED}
+
+
+def test_isolating_what_is_not_there_isolates_nothing() -> None:
+    payments = bs.instrumented_breaker("payments")
+    with (
+        pytest.raises(LookupError, match="no breaker is called 'paiments'; there are: payments"),
+        bs.isolated("payments", "paiments"),
+    ):
+        pytest.fail("it was entered")
+    assert payments.state is bs.State.CLOSED
+
+
+def test_a_breaker_made_by_hand_hears_itself_and_no_other_of_its_name() -> None:
+    mine, other = bs.CircuitBreaker("same"), bs.CircuitBreaker("same")
+    heard: list[bs.Event] = []
+    with mine.subscribe(heard.append, bs.CallSettled, inline=True):
+        mine.call(str)
+        other.call(str)
+    assert len(heard) == 1

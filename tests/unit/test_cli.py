@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import breakerscope
 from breakerscope.cli import main
 from breakerscope.reference import as_json, events_page, metrics_page
 
@@ -188,3 +190,34 @@ def test_a_file_that_is_no_catalogue(
         file.write_text(text, errors="surrogateescape")
     err = refused(capsys, "catalogue", f"--diff={file}")
     assert f"breakerscope catalogue: error: {message.format(file=file)}" in err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"breakerscope {breakerscope.__version__}\n"
+    assert breakerscope.__version__ == version("breakerscope")
+
+
+@pytest.mark.parametrize("alert", ["Flapping", "CircuitBreakerFlapping"])
+def test_a_runbook(capsys: pytest.CaptureFixture[str], alert: str) -> None:
+    assert main(["runbook", alert]) == 0
+    text = Path("docs/runbooks/Flapping.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == text
+
+
+def test_the_runbook_of_no_alert(capsys: pytest.CaptureFixture[str]) -> None:
+    err = refused(capsys, "runbook", "Flaping")
+    assert "no alert is called 'Flaping': did you mean Flapping? There are ConfigDrift," in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk here")
+def test_a_log_file_on_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["demo", "--headless", "--duration=3", "--log-file=/dev/full"])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        "breakerscope demo: error: cannot write logs to /dev/full: No space left on device"
+    )
+    assert "Traceback" not in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import logging.config
 import os
 import re
 import subprocess
@@ -345,3 +346,31 @@ def test_a_log_stream_that_works_has_no_errors(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
         assert calls_with_logs_to(file) == 0
     assert len((tmp_path / "log").read_text().splitlines()) == 3
+
+
+def test_lines_whose_logger_dict_config_disabled_count_as_dropped() -> None:
+    """`dictConfig` disables what exists and is not named, unless it is told not to."""
+    logger = logging.getLogger("breakerscope")
+    with bs.setup_telemetry(registry=CollectorRegistry()):
+        breaker = bs.instrumented_breaker("api")
+        before = default_bus.dropped()["structlog"]
+        logging.config.dictConfig({"version": 1})
+        try:
+            assert logger.disabled
+            breaker.force_open()
+            breaker.reset()
+            assert bs.flush()
+        finally:
+            logger.disabled = False
+        assert default_bus.dropped()["structlog"] == before + 2
+
+
+def test_a_change_of_rules_is_a_line() -> None:
+    with logged() as lines:
+        bs.instrumented_breaker("api").update(bs.Policy(open_for=30.0), reason="launch day")
+    (line,) = [line for line in lines if line["event"] == LogEvent.POLICY_CHANGED]
+    assert (line["level"], line["changes"], line["reason"]) == (
+        "info",
+        "open_for: 10.0 -> 30.0",
+        "launch day",
+    )

@@ -239,6 +239,7 @@ class Executor:
         guard = Guard()
         guard._executor = self
         guard._permit = guard._outcome = None
+        guard._ended = False
         return guard
 
     def exchange(self) -> Exchange:

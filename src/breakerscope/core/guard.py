@@ -15,12 +15,14 @@ class Guard:
     """One protected block: `with breaker.guard() as g`, or `async with`. To be used once.
 
     A block that ends is a success, one that raises is sorted like any call. `fail`, `ignore` and
-    `success` say otherwise; the last word counts. Entering raises CircuitBreakerOpenError if the
+    `success` say otherwise; the last word counts, and after the block it is too late for one.
+    Entering raises CircuitBreakerOpenError if the
     breaker rejects. One guard belongs to one thread or task; ask the breaker for another.
     """
 
-    __slots__ = ("_executor", "_outcome", "_permit", "_start")
+    __slots__ = ("_ended", "_executor", "_outcome", "_permit", "_start")
 
+    _ended: bool
     _executor: Executor
     _permit: AnyPermit | None
     _outcome: tuple[Outcome, str | None] | None
@@ -28,15 +30,20 @@ class Guard:
 
     def fail(self, why: str = "fail") -> None:
         """The block is a failure. `why` goes into the event as its error; no user data, please."""
-        self._outcome = (Outcome.FAILURE, why)
+        self._say(Outcome.FAILURE, why)
 
     def ignore(self) -> None:
         """The block says nothing about the dependency."""
-        self._outcome = (Outcome.IGNORED, None)
+        self._say(Outcome.IGNORED)
 
     def success(self) -> None:
         """The block is a success, even if it raises."""
-        self._outcome = (Outcome.SUCCESS, None)
+        self._say(Outcome.SUCCESS)
+
+    def _say(self, outcome: Outcome, error: str | None = None) -> None:
+        if self._ended:
+            raise RuntimeError("the block has ended: say inside of it how it ends")
+        self._outcome = (outcome, error)
 
     def __enter__(self) -> Self:
         if self._permit is not None:
@@ -55,6 +62,7 @@ class Guard:
             raise RuntimeError("a guard that was not entered cannot be left")
         end = executor._now()
         duration = end - self._start
+        self._ended = True
         if self._outcome is not None:
             executor._controller.settle(permit, duration, *self._outcome)
         elif error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import sys
@@ -84,5 +85,10 @@ def _open(name: str | None) -> Generator[TextIO, None, None]:
         file = Path(name).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise DemoError(f"cannot write logs to {name}: {error.strerror or error}") from error
-    with file:
-        yield file
+    try:
+        with file:
+            yield file
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        raise DemoError(f"cannot write logs to {name}: {error.strerror}") from error

@@ -57,13 +57,13 @@ class BreakerMiddleware:
 
 
 def breaker_health() -> dict[str, Any]:
-    """All breakers with their states, and since when, as plain data that JSON can hold.
+    """All breakers, also bridged ones, with their states and since when, as data for JSON.
 
     `{"status": "degraded", "breakers": {"payment_api": {"state": "open", "since": "2026-..."}}}`;
     "degraded" while some breaker refuses calls, otherwise "ok". Nothing else is told: no policy,
     no address, no error. Thread-safe.
     """
-    readings = [breaker.read() for breaker in default_registry]
+    readings = [source.read() for source in default_registry.shown()]
     return {
         "status": "degraded" if any(r.state in REFUSING for r in readings) else "ok",
         "breakers": {

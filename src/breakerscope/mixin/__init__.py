@@ -11,6 +11,7 @@
     alertmanager  who hears of them, and which keep quiet
     alerts      both as YAML
     export      files, whole or not at all
+    runbooks    what to do about an alert
 
 Needs the extra `breakerscope[dashboards]`; nothing of it is imported before it is used.
 """
@@ -18,6 +19,7 @@ Needs the extra `breakerscope[dashboards]`; nothing of it is imported before it 
 from breakerscope.mixin.alert_settings import AlertSettings
 from breakerscope.mixin.config import MixinConfig, MixinError, load
 from breakerscope.mixin.export import export, export_alerts, rendered, rendered_alerts
+from breakerscope.mixin.runbooks import runbook_text
 
 __all__ = [
     "AlertSettings",
@@ -28,4 +30,5 @@ __all__ = [
     "load",
     "rendered",
     "rendered_alerts",
+    "runbook_text",
 ]

@@ -51,19 +51,19 @@ class JsonLines:
         except SubscriptionError:
             self._file.close()
             raise
+        self._subscription.drops_what_raises = True
         self._missed_before = self._missed()
 
     @property
     def lost(self) -> int:
-        """How many lines are missing: events that were dropped, and lines that were not written.
+        """How many lines are missing: dropped for want of room in the queue, or not written.
 
         Sinks with the same name that write at the same time are counted together.
         """
         return self._missed() - self._missed_before
 
     def _missed(self) -> int:
-        name = self._subscription.name
-        return self._bus.dropped().get(name, 0) + self._bus.errors().get(name, 0)
+        return self._bus.dropped().get(self._subscription.name, 0)
 
     def close(self, wait: float = CLOSE_SECONDS) -> bool:
         """Stop, after the lines of what happened so far were written. Closing twice is harmless.
@@ -76,6 +76,7 @@ class JsonLines:
             try:
                 self._file.finish()
             except OSError as error:
+                self._bus.count_dropped(self._subscription.name)
                 self._bus.count_error(self._subscription.name, error)
         return ended
 

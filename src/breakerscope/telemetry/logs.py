@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 from typing import Any, TypeVar
 
@@ -63,7 +63,7 @@ OF_TYPE: Mapping[EventType, tuple[LogEvent, ...]] = {
 def attach(bus: EventBus, settings: LogSettings) -> Attached:
     """Log the events of all breakers, from a thread of its own and in the context of the call."""
     types = [t for t, names in OF_TYPE.items() if any(settings.level(n) != OFF for n in names)]
-    writer = _Writer(settings)
+    writer = _Writer(settings, lambda: bus.count_dropped("structlog"))
     subscription = bus.subscribe(
         writer,
         # With no type named, the bus would take all of them.
@@ -73,6 +73,7 @@ def attach(bus: EventBus, settings: LogSettings) -> Attached:
         every=settings.rejections_every,
         when={CallSettled: _calls_are_logged(settings)},
     )
+    subscription.drops_what_raises = True
     return Attached(bus, subscription, writer)
 
 
@@ -110,7 +111,10 @@ def _is_enabled(level: int) -> bool:
     this is asked in the thread of the call.
     """
     logger = _standard_logger
-    if logger.disabled or logger.manager.disable >= level:
+    if logger.disabled:
+        # The line goes nowhere, and is counted as lost.
+        return True
+    if logger.manager.disable >= level:
         return False
     return level >= logger.getEffectiveLevel()
 
@@ -118,8 +122,9 @@ def _is_enabled(level: int) -> bool:
 class _Writer:
     """Writes one line for one event. Called by one thread."""
 
-    def __init__(self, settings: LogSettings) -> None:
+    def __init__(self, settings: LogSettings, count_dropped: Callable[[], None]) -> None:
         self._settings = settings
+        self._count_dropped = count_dropped
         self._structlog_logger = _structlog_logger()
         self._rejected_before: dict[str, int] = {}
         self._seen: dict[tuple[str, LogEvent], int] = {}
@@ -203,7 +208,17 @@ class _Writer:
         if structlog.is_configured():
             getattr(self._structlog_logger, level)(name.value, **told)
         else:
-            _standard_log(_LEVELS[level], name.value, told)
+            self._standard_log(_LEVELS[level], name.value, told)
+
+    def _standard_log(self, level: int, name: str, keys: dict[str, Any]) -> None:
+        """The same facts for `logging`: readable as text, and each an attribute of the record."""
+        if _standard_logger.disabled:
+            # `dictConfig` does that to every logger that exists and that it does not name.
+            self._count_dropped()
+        elif _standard_logger.isEnabledFor(level):
+            text = " ".join(f"{key}={_quoted(value)}" for key, value in keys.items())
+            extra = {f"breakerscope_{key}": value for key, value in keys.items()}
+            _standard_logger.log(level, "%s %s", name, text, extra=extra)
 
 
 def _remember(counts: dict[K, int], key: K, count: int) -> None:
@@ -264,14 +279,6 @@ def _structlog_logger() -> Any:
 
 
 _standard_logger = logging.getLogger("breakerscope")
-
-
-def _standard_log(level: int, name: str, keys: dict[str, Any]) -> None:
-    """The same facts for `logging`: readable as text, and each one an attribute of the record."""
-    if _standard_logger.isEnabledFor(level):
-        text = " ".join(f"{key}={_quoted(value)}" for key, value in keys.items())
-        extra = {f"breakerscope_{key}": value for key, value in keys.items()}
-        _standard_logger.log(level, "%s %s", name, text, extra=extra)
 
 
 _BARE = re.compile(r'[^\s"=]+')

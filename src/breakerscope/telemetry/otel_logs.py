@@ -40,9 +40,11 @@ def attach(bus: EventBus, *, outcomes: Collection[Outcome]) -> Subscription:
     is one, are in the record. Raises MissingExtraError for an API that is too old.
     """
     # No guard: whether a logger is enabled, the SDK asks of foreign processors, and they may raise.
-    return bus.subscribe(
+    subscription = bus.subscribe(
         _listener(_logger()), name="opentelemetry-logs", inline=True, outcomes=outcomes
     )
+    subscription.drops_what_raises = True
+    return subscription
 
 
 def _logger() -> Any:

@@ -58,6 +58,8 @@ def attach(bus: EventBus, *, policy: str, events: str = "span") -> tuple[Subscri
         made.append(bus.subscribe(links, StateChanged, CallRejected, **options))
     else:
         made.append(bus.subscribe(_listener(current, links), **options))
+    for subscription in made:
+        subscription.drops_what_raises = True
     return tuple(made)
 
 
