@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
-from math import ceil
+from math import ceil, isnan
 from typing import Any, cast
 
 from breakerscope.core.errors import CircuitBreakerOpenError
@@ -60,7 +60,8 @@ def breaker_health() -> dict[str, Any]:
     """All breakers, also bridged ones, with their states and since when, as data for JSON.
 
     `{"status": "degraded", "breakers": {"payment_api": {"state": "open", "since": "2026-..."}}}`;
-    "degraded" while some breaker refuses calls, otherwise "ok". Nothing else is told: no policy,
+    "degraded" while some breaker refuses calls, otherwise "ok"; "since" is None for a bridged
+    breaker that has not changed its state since. Nothing else is told: no policy,
     no address, no error. Thread-safe.
     """
     readings = [source.read() for source in default_registry.shown()]
@@ -69,7 +70,9 @@ def breaker_health() -> dict[str, Any]:
         "breakers": {
             reading.breaker: {
                 "state": reading.state.value,
-                "since": datetime.fromtimestamp(reading.entered_at, UTC).isoformat(),
+                "since": None
+                if isnan(reading.entered_at)
+                else datetime.fromtimestamp(reading.entered_at, UTC).isoformat(),
             }
             for reading in sorted(readings, key=lambda reading: reading.breaker)
         },
