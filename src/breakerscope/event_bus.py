@@ -299,6 +299,7 @@ class EventBus:
         self._indices: dict[tuple[Subscription, ...], Subscribers] = {}
         # Not a WeakSet: a handler that makes a breaker must not disturb who goes through them.
         self._publishers: set[weakref.ref[Publisher]] = set()
+        self._forget = self._publishers.discard
         self.trace_ids: Callable[[], Mapping[str, str] | None] | None = None
         """Names the trace of the running call, for exemplars; set by an adapter."""
         self.traced: Check = NEVER
@@ -322,7 +323,7 @@ class EventBus:
     def attach(self, publisher: Publisher) -> None:
         """Tell this breaker who listens, now and at each change."""
         with self._lock:
-            self._publishers.add(weakref.ref(publisher, self._publishers.discard))
+            self._publishers.add(weakref.ref(publisher, self._forget))
             publisher.set_subscribers(self._subscribers_of(publisher))
 
     def subscribe(

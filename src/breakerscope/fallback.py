@@ -9,8 +9,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from breakerscope.core.awaitables import ends_later, fits
-from breakerscope.core.classification import Classifier, error_name
+from breakerscope.core.awaitables import ends_later, is_misfit
+from breakerscope.core.classification import Classifier, error_name, result_name
 from breakerscope.core.controller import Controller
 from breakerscope.core.errors import CircuitBreakerOpenError
 from breakerscope.core.events import FALLBACK_OUTCOMES, Outcome
@@ -114,7 +114,7 @@ class Fallback(Generic[P, R]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> bool:
-        if type(error) is TypeError and not fits(fn, args, kwargs):
+        if is_misfit(error, fn, args, kwargs):
             return False
         name = self._controller.name
         refused = isinstance(error, CircuitBreakerOpenError) and error.breaker == name
@@ -129,7 +129,7 @@ class Fallback(Generic[P, R]):
             return False
         if self._classifier.of_result(result) is not Outcome.FAILURE:
             return False
-        self._controller.fallback_used(Outcome.FAILURE, "failure_if")
+        self._controller.fallback_used(Outcome.FAILURE, result_name(result))
         return True
 
 

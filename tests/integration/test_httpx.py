@@ -6,6 +6,9 @@ import asyncio
 import gc
 import pickle
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import httpx
@@ -15,11 +18,14 @@ import trio
 import breakerscope as bs
 from breakerscope import Outcome, State
 from breakerscope.core.events import CallSettled
+from breakerscope.integrations._proxies import proxies_of
 from breakerscope.integrations.httpx import (
     RULES,
     AsyncBreakerTransport,
     BreakerTransport,
     RequestRejectedError,
+    async_breaker_mounts,
+    breaker_mounts,
 )
 from breakerscope.testing import capture_events
 from tests.integration.clients import AsyncHttpx, always
@@ -171,3 +177,95 @@ def test_the_full_pool_of_a_client_is_not_the_hosts_failure() -> None:
         calls = own().read().calls
         assert (calls[Outcome.IGNORED], calls[Outcome.FAILURE]) == (1, 0)
         wait_until(lambda: server.open <= 1, "the connection is given up", 5.0)
+
+
+# -- proxies ---------------------------------------------------------------------------------------
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = f"via proxy: {self.path}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextmanager
+def proxy_server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Proxy) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def ask(url: str, is_async: bool, **options: Any) -> str:
+    if not is_async:
+        with httpx.Client(mounts=breaker_mounts(prefix="out", **options)) as client:
+            return client.get(url).text
+
+    async def asked() -> str:
+        async with httpx.AsyncClient(
+            mounts=async_breaker_mounts(prefix="out", **options)
+        ) as client:
+            return (await client.get(url)).text
+
+    return asyncio.run(asked())
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("is_async", [False, True])
+def test_mounts_keep_the_proxies_of_the_environment(
+    is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with proxy_server() as proxy, FaultyServer() as server:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert ask("http://shop.test/x", is_async) == "via proxy: http://shop.test/x"
+        assert ask(server.url("/ok"), is_async) == "fine"
+        assert ask("http://127.0.0.1:1/", is_async, proxy=proxy) == "via proxy: http://127.0.0.1:1/"
+        names = ["out:shop.test", f"out:127.0.0.1:{server.port}", "out:127.0.0.1:1"]
+    successes = {b.name: b.read().calls[Outcome.SUCCESS] for b in bs.breakers()}
+    assert successes == dict.fromkeys(names, 1)
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"HTTP_PROXY": "http://proxy:3128", "HTTPS_PROXY": "proxy:3129"},
+        {"ALL_PROXY": "socks5://proxy:1080", "NO_PROXY": "*"},
+        {
+            "ALL_PROXY": "http://proxy",
+            "NO_PROXY": ".a.com, b.com,localhost, 10.0.0.1,::1, http://c",
+        },
+        {"ALL_PROXY": "http://proxy", "NO_PROXY": "192.168.0.0/16"},
+    ],
+)
+def test_the_patterns_are_those_that_httpx_has_itself(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    expected: dict[str, str | None] = httpx._utils.get_environment_proxies()
+    assert proxies_of(None, trust_env=True) == {"all://": None} | expected
+    assert proxies_of(None, trust_env=False) == dict.fromkeys({"all://", *expected})
+    named = proxies_of("http://other", trust_env=True)
+    assert named == dict.fromkeys({"all://", *expected}, "http://other")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -138,14 +140,23 @@ def test_a_function_that_says_what_it_returns_is_believed_and_one_that_says_awai
     def honest() -> Awaitable[str]:
         return work(True)
 
+    @breaker
+    def anything() -> Any:
+        return work(True)
+
+    @breaker
+    def some_object() -> object:
+        return work(True)
+
     assert plain(3) == 3
 
     async def main() -> None:
-        with pytest.raises(Boom):
-            await honest()
+        for fn in (honest, anything, some_object):
+            with pytest.raises(Boom):
+                await cast("Any", fn)()
 
     asyncio.run(main())
-    assert settled(breaker) == {Outcome.SUCCESS: 1, Outcome.FAILURE: 1}
+    assert settled(breaker) == {Outcome.SUCCESS: 1, Outcome.FAILURE: 3}
 
 
 def test_a_function_may_return_now_this_now_that() -> None:
@@ -349,6 +360,27 @@ def test_a_type_error_from_inside_is_a_failure() -> None:
         with pytest.raises(TypeError):
             breaker.call(raises_a_type_error, 1)
         assert settled(breaker) == {Outcome.FAILURE: 2}
+
+
+def test_a_decorator_that_adds_an_argument_hides_no_failure() -> None:
+    """Its signature is not what it can be called with."""
+
+    def injected(fn: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fn)
+        def inner(*args: Any) -> Any:
+            return fn("session", *args)
+
+        return inner
+
+    @injected
+    def ask(session: str, n: int) -> int:
+        return raises_a_type_error(n)
+
+    breaker = make_breaker(CLOCK)
+    for call in (partial(breaker.call, ask), breaker(ask)):
+        with pytest.raises(TypeError):
+            call(1)
+    assert settled(breaker) == {Outcome.FAILURE: 2}
 
 
 def test_what_a_fallback_raises_has_the_original_behind_it() -> None:

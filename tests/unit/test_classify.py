@@ -6,20 +6,24 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import FrozenInstanceError
+from http import HTTPStatus
 from typing import Any, cast
 
 import pytest
 
 from breakerscope import (
+    CallSettled,
     CircuitBreaker,
     CircuitBreakerOpenError,
     Classifier,
     ClassifierError,
+    FallbackUsed,
     Outcome,
     Policy,
     State,
 )
 from breakerscope.core.classification import error_name
+from breakerscope.testing import capture_events
 
 FAILURE, IGNORED, CANCELLED = Outcome.FAILURE, Outcome.IGNORED, Outcome.CANCELLED
 
@@ -401,3 +405,37 @@ def test_the_rejection_of_another_breaker_says_nothing_about_this_dependency(
     calls = outer.read().calls
     assert calls[Outcome.FAILURE if outcome is Outcome.IGNORED else Outcome.IGNORED] == 0
     assert calls[outcome] >= 5
+
+
+# -- how a condemned result is called --------------------------------------------------------------
+
+
+class Response:
+    def __init__(self, **attributes: object) -> None:
+        self.__dict__.update(attributes)
+
+
+class Broken:
+    @property
+    def status_code(self) -> int:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        (Response(status_code=503), "HTTP 503"),
+        (Response(status=429), "HTTP 429"),
+        (Response(status_code=HTTPStatus.BAD_GATEWAY), "HTTP 502"),
+        (Response(status="busy"), "failure_if"),
+        (Response(status_code=7), "failure_if"),
+        (Broken(), "failure_if"),
+        (None, "failure_if"),
+    ],
+)
+def test_a_result_is_called_by_its_http_status(result: object, error: str) -> None:
+    breaker = CircuitBreaker("x", classifier=Classifier(failure_if=lambda _: True))
+    with capture_events() as events:
+        breaker.call(lambda: result)
+        breaker.with_fallback(lambda: None, on=[Outcome.FAILURE])(lambda: result)()
+    assert [e.error for e in events if isinstance(e, CallSettled | FallbackUsed)] == [error] * 3

@@ -37,7 +37,7 @@ def returns_plainly(fn: Callable[..., Any]) -> bool:
         annotation = fn.__globals__.get(annotation)
     if not isinstance(annotation, type):
         return annotation is None and fn.__annotations__["return"] is None
-    is_abstract = annotation is object or getattr(annotation, "_is_protocol", False)
+    is_abstract = annotation in (object, Any) or getattr(annotation, "_is_protocol", False)
     return not (is_abstract or ends_later(annotation))
 
 
@@ -163,14 +163,34 @@ class _Context(_Cover):
         return await self._awaitable.__aexit__(*exc_info)
 
 
-def fits(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a function can be called with these arguments, as far as it says."""
+def is_misfit(
+    error: BaseException, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    """Whether a call could not be, since these arguments do not fit the function: a mistake of the
+    caller, before anything of the function ran.
+    """
+    if type(error) is not TypeError or not _raised_by_the_call(error):
+        return False
     try:
         inspect.signature(fn).bind(*args, **kwargs)
     except TypeError:
         # Perhaps it is nothing that can be called at all.
-        return False
+        return True
     except ValueError:
         # It has no signature: some of C's.
-        return True
-    return True
+        pass
+    return False
+
+
+def _raised_by_the_call(error: BaseException) -> bool:
+    """Whether no frame but ours was entered, or one of C's."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    frame = last.tb_frame
+    module = str(frame.f_globals.get("__name__", ""))
+    return module.startswith("breakerscope.") or frame.f_code.co_filename.startswith(
+        "<breakerscope"
+    )

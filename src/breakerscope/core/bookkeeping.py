@@ -70,8 +70,8 @@ class Bookkeeping(Reentrant):
         self._wall = clock.wall
         self._bus = bus
         self.machine = ControlledStateMachine(policy, now=clock.monotonic(), random=random)
-        self.wrapped_for = self.machine.slow_from, self.machine.counts_calls
-        """For what the wrappers of this breaker were built."""
+        self.wrapped_for = policy
+        """For which rules the wrappers of this breaker were built."""
         self._publisher = Publisher(name, clock.wall)
         self._entered_at = clock.wall()
         self._start_over()
@@ -126,7 +126,11 @@ class Bookkeeping(Reentrant):
         """False if an update has made other calls slow, or the window another one: what was built
         before settles under the lock from then on.
         """
-        return self.wrapped_for == (self.machine.slow_from, self.machine.counts_calls)
+        built, present = self.wrapped_for, self.machine.policy
+        if built is present:
+            return True
+        same_kind = isinstance(built.window, int) == isinstance(present.window, int)
+        return built.slow_call == present.slow_call and same_kind
 
     # -- the journal ------------------------------------------------------------------------------
 
@@ -153,7 +157,7 @@ class Bookkeeping(Reentrant):
         if self._retired:
             self._drain_retired_locked()
         while self._deferred:
-            self._deferred.popleft()()
+            self._deferred.pop(0)()
             self._notice_transition_locked()
 
     def _complete_locked(self) -> None:

@@ -21,6 +21,7 @@ the error is handed to `on_error`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from math import isfinite
@@ -141,6 +142,20 @@ class Classifier:
 
 
 EVERY_EXCEPTION_FAILS = Classifier()
+
+
+def result_name(result: object) -> str:
+    """How events call a result that `failure_if` condemns: by its HTTP status where it has one, so
+    that 500 and 429 do not look alike.
+    """
+    for attribute in ("status_code", "status"):
+        status: object = None
+        # A foreign object may raise anything; then it has no status.
+        with suppress(Exception):
+            status = getattr(result, attribute, None)
+        if isinstance(status, int) and 100 <= status <= 599:
+            return f"HTTP {int(status)}"
+    return "failure_if"
 
 
 def _same_rule(old: Any, new: Any) -> bool:

@@ -86,7 +86,8 @@ class CallSettled:
     """An admitted call ended.
 
     `state` is the state that admitted it. `duration` is the time inside the protected function, in
-    seconds. `error` is the qualified name of the exception's class, or the text given to
+    seconds. `error` is the qualified name of the exception's class, or the HTTP status of a result
+    that `failure_if` condemned ("HTTP 503"; without one "failure_if"), or the text given to
     `Guard.fail()`; never the exception's message. `slow` says whether the call took at least the
     policy's `slow_call` seconds. `late` says that the breaker had changed its state in between:
     such a result is reported and counted in the metrics, but has no say about the new state.

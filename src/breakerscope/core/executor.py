@@ -16,8 +16,8 @@ from math import inf
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast
 
-from breakerscope.core.awaitables import ends_later, fits, hand_out, returns_plainly
-from breakerscope.core.classification import Classifier
+from breakerscope.core.awaitables import ends_later, hand_out, is_misfit, returns_plainly
+from breakerscope.core.classification import Classifier, result_name
 from breakerscope.core.clock import Clock
 from breakerscope.core.controller import Controller
 from breakerscope.core.errors import CircuitBreakerOpenError
@@ -87,7 +87,7 @@ class Executor:
             self._controller.succeed(permit, duration)
         else:
             hint = classifier.hint(result, self._bus.count_error)
-            self._controller.settle(permit, duration, outcome, "failure_if", hint)
+            self._controller.settle(permit, duration, outcome, result_name(result), hint)
 
     def _failed(self, permit: AnyPermit, start: float, end: float, error: BaseException) -> None:
         """The function raised."""
@@ -158,7 +158,7 @@ class Executor:
             "_succeeded": self._succeeded,
             "_ends_later": ends_later,
             "_hand_out": partial(hand_out, self),
-            "_fits": fits,
+            "_is_misfit": is_misfit,
             "_withdraw": self._controller.withdraw,
         }
         return wrapper_of(
@@ -201,7 +201,7 @@ class Executor:
         try:
             result = fn(*args, **kwargs)
         except BaseException as error:
-            if type(error) is TypeError and not fits(fn, args, kwargs):
+            if type(error) is TypeError and is_misfit(error, fn, args, kwargs):
                 # A mistake of the caller: it was no call.
                 self._controller.withdraw(permit)
             else:

@@ -77,6 +77,10 @@ def batch_size(calls: int) -> int:
     return min(max(calls >> 4, FEWEST_TOKENS), MOST_TOKENS)
 
 
+_NONE: list[Any] = []
+"""Shared by all that have withdrawn nothing. Stays empty."""
+
+
 class Tokens:
     """Laid out under the lock, taken one by one without it."""
 
@@ -85,7 +89,7 @@ class Tokens:
     def __init__(self) -> None:
         self._laid_out = 0
         self._left: list[Any] = []
-        self._withdrawn: list[Any] = []
+        self._withdrawn: list[Any] = _NONE
         self.take = self._left.pop
         """Takes one. Raises IndexError if none is left."""
 
@@ -104,6 +108,8 @@ class Tokens:
 
     def withdraw(self) -> None:
         """Take back what is left: each was taken by a call, or by this."""
+        if self._withdrawn is _NONE:
+            self._withdrawn = []
         try:
             # One call into C: an interrupt comes before it or after it.
             self._withdrawn.extend(iter(self._left.pop, self))

@@ -1,9 +1,7 @@
 """The state machine of a breaker: pure, without a lock, a clock, a thread or a listener.
 
-Everything that decides about a state lives in this file. Time is an argument, in seconds of any
-monotonic clock; time that stands still or runs backwards changes nothing. Whoever owns a machine
-must let only one thread at a time into it; every method says what happened, and the owner tells
-the world.
+Everything that decides about a state by itself lives in this file. Time is an argument, in seconds
+of any monotonic clock; time that stands still or runs backwards changes nothing.
 
 Theory of operation
 -------------------
@@ -31,8 +29,8 @@ Rule 6. A success that is not slow never opens the circuit (as in Polly and gobr
 Rule 7. A call made inside a probe of the same breaker is admitted under the permission of that
         probe and has no say: who waits for itself would never end.
 
-An interrupt may strike at any call. A change of state is prepared first and then published by one
-statement without a call: `_enter`.
+An interrupt may strike at any call. A change of state is published by one statement without a call,
+in `_enter`; what is forgotten before it, as a circuit closes, is forgotten on purpose.
 """
 
 from __future__ import annotations
@@ -117,8 +115,6 @@ class StateMachine:
         self.generation = 0
         self.permit = SharedPermit(0, CLOSED)
 
-    # -- a call asks ------------------------------------------------------------------------------
-
     def admit(self, now: float, inside: Sequence[Permit] = ()) -> Admission:
         """May one call run now? `inside`: the probes that it is made inside of."""
         now = self.advance(now)
@@ -136,12 +132,11 @@ class StateMachine:
 
     def would_admit(self) -> bool:
         """Whether a call that asks now would be admitted. Takes no place."""
-        if self.state is CLOSED:
-            left = self._ramp_until - self.now
-            return left <= 0 or self._ramp_credit + 1 - left / self.policy.ramp_up >= 1
+        if self.state is CLOSED and (left := self._ramp_until - self.now) > 0:
+            return self._ramp_credit >= left / self.policy.ramp_up
         if self.state is OPEN:
             return self.now >= self._open_until
-        return self.state is DISABLED or (self.state is HALF_OPEN and self._has_place())
+        return self.state is not FORCED_OPEN and (self.state is not HALF_OPEN or self._has_place())
 
     def _has_place(self) -> bool:
         """Whether one more probe is wanted."""
@@ -154,9 +149,8 @@ class StateMachine:
     @property
     def due_in(self) -> float | None:
         """The seconds until an open circuit becomes half-open by itself; None if it does not."""
-        if self.state is not OPEN or not self.policy.probe_when_due:
-            return None
-        return max(self._open_until - self.now, 0.0)
+        by_itself = self.state is OPEN and self.policy.probe_when_due
+        return max(self._open_until - self.now, 0.0) if by_itself else None
 
     def end_wait(self) -> None:
         """Become half-open if that is due."""
@@ -175,9 +169,7 @@ class StateMachine:
         return Admission(None, min(lease.lease_ends for lease in leases) - now)
 
     def _admit_share(self, now: float) -> Admission:
-        """Ramp-up: the share admitted rises evenly from nothing to all; the first call is
-        admitted.
-        """
+        """Ramp-up: the share admitted rises evenly from nothing to all, and the first one is."""
         left = self._ramp_until - now
         self._ramp_credit += 1 - left / self.policy.ramp_up
         if self._ramp_credit < 1:
@@ -269,8 +261,6 @@ class StateMachine:
     def admits_all(self) -> bool:
         """Whether every call is admitted at present, without a question."""
         return self.state is DISABLED or (self.state is CLOSED and self.now >= self._ramp_until)
-
-    # -- the rules --------------------------------------------------------------------------------
 
     def figures(self, now: float = -inf) -> Figures:
         """What the window holds at `now`."""

@@ -52,10 +52,10 @@ code, and the interpreter remembers in the code where the globals of one functio
 ANYTHING = "*_args, **_kwargs"
 FAILED = "_failed(_permit, _start, _now(), _error)"
 FAILED_UNLESS_UNFIT = f"""\
-if type(_error) is not TypeError or _fits(_fn, _args, _kwargs):
-                {FAILED}
+if _is_misfit(_error, _fn, _args, _kwargs):
+                _withdraw(_permit)
             else:
-                _withdraw(_permit)"""
+                {FAILED}"""
 LOOK = """\
 if type(_result) is not _plain:
             if _ends_later(type(_result)):

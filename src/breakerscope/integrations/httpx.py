@@ -15,6 +15,7 @@ from breakerscope.core.events import State
 from breakerscope.core.guard import Exchange
 from breakerscope.instrument import BreakerOptions
 from breakerscope.integrations._http import PerHost, Rules, bounded, host_key, is_failure
+from breakerscope.integrations._proxies import proxies_of
 from breakerscope.retry_after import http_retry_after
 from breakerscope.telemetry.errors import MissingExtraError
 
@@ -33,6 +34,14 @@ RULES: Rules = {
 """What is a failure: transport errors, time-outs, 5xx and 429. Options for a breaker of one's own:
 `instrumented_breaker("search", **RULES)`.
 """
+
+
+class TransportOptions(BreakerOptions, total=False):
+    """The options of `BreakerTransport`."""
+
+    per_host: PerHost | None
+    prefix: str
+    limit: int
 
 
 class RequestRejectedError(CircuitBreakerOpenError, httpx.TransportError):
@@ -154,6 +163,33 @@ class AsyncBreakerTransport(httpx.AsyncBaseTransport):
         traceback: TracebackType | None = None,
     ) -> None:
         await self._transport.__aexit__(exc_type, exc_value, traceback)
+
+
+def breaker_mounts(
+    *, proxy: str | None = None, trust_env: bool = True, **options: Unpack[TransportOptions]
+) -> dict[str, httpx.BaseTransport]:
+    """Transports for `httpx.Client(mounts=breaker_mounts(...))`, which keep proxies.
+
+    A client that is given a transport takes no proxies from the environment, and one that is given
+    `proxy=` sends everything past its transport. So give the proxy here: `proxy`, or else what the
+    environment says, unless `trust_env` is false. The options are those of `BreakerTransport`.
+    """
+    return {
+        pattern: BreakerTransport(httpx.HTTPTransport(proxy=url, trust_env=trust_env), **options)
+        for pattern, url in proxies_of(proxy, trust_env=trust_env).items()
+    }
+
+
+def async_breaker_mounts(
+    *, proxy: str | None = None, trust_env: bool = True, **options: Unpack[TransportOptions]
+) -> dict[str, httpx.AsyncBaseTransport]:
+    """As `breaker_mounts`, for `httpx.AsyncClient`."""
+    return {
+        pattern: AsyncBreakerTransport(
+            httpx.AsyncHTTPTransport(proxy=url, trust_env=trust_env), **options
+        )
+        for pattern, url in proxies_of(proxy, trust_env=trust_env).items()
+    }
 
 
 class _Body(httpx.SyncByteStream):
