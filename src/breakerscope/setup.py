@@ -56,8 +56,10 @@ class Telemetry:
                 _telemetry = None
 
     def _undo_locked(self) -> None:
+        """Each step can be done twice: one that was interrupted is done again by the next close."""
         while self._undo:
-            self._undo.pop()()
+            self._undo[-1]()
+            self._undo.pop()
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +120,7 @@ def setup_telemetry(
     LogSettingsError, DuplicateMetricError for a clash of metric names, MultiprocessError, and
     MissingExtraError where a library is missing or too old.
     """
-    global _telemetry, _was_set_up, _settings
+    global _telemetry, _was_set_up, _settings  # noqa: PLW0603 - one set-up a process
     from breakerscope.telemetry.log_settings import LogSettings
 
     span_policy = _span_policy(traces)
@@ -135,6 +137,8 @@ def setup_telemetry(
             _telemetry.close()
         undo: Undo = []
         made = Telemetry(undo, logs=logs, metrics=metrics, traces=span_policy)
+        # From here on the next set-up undoes it, should an interrupt come in before the end.
+        _telemetry = made
         try:
             exporting = None
             if otlp:
@@ -158,7 +162,7 @@ def setup_telemetry(
         except BaseException:
             made.close()
             raise
-        _telemetry, _was_set_up, _settings = made, True, settings
+        _was_set_up, _settings = True, settings
         return made
 
 
@@ -234,9 +238,10 @@ def _attach_metrics(
     from breakerscope.telemetry import metrics
 
     target = REGISTRY if registry is None else registry
-    attached = metrics.attach(target, default_registry, default_bus, settings)
-    undo.append(attached.close)
-    return attached.flush
+    exposition = metrics.Exposition(target, default_registry, default_bus, settings)
+    undo.append(exposition.close)
+    exposition.begin()
+    return exposition.flush
 
 
 def _attach_traces(undo: Undo, policy: SpanPolicy, events: EventRoute) -> None:

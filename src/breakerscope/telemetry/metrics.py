@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from breakerscope import catalogue
@@ -41,41 +43,45 @@ class DuplicateMetricError(ValueError):
     """
 
 
-class Attached(NamedTuple):
-    """What `attach` switched on: how to undo it, and how to bring it up to date now."""
+class Exposition:
+    """The breakers of `breakers` in `registry`, or in prometheus_client's multiprocess mode: from
+    `begin` to `close`.
 
-    close: Callable[[], object]
-    flush: Callable[[], object]
-
-
-def attach(
-    registry: CollectorRegistry,
-    breakers: Registry,
-    bus: EventBus,
-    settings: MetricsSettings,
-) -> Attached:
-    """Show the breakers of `breakers` in `registry`, or in prometheus_client's multiprocess mode.
-
-    Raises DuplicateMetricError on a clash of names, MultiprocessError without a folder for that
-    mode.
+    Raises MultiprocessError without a folder for that mode.
     """
-    collector = BreakerCollector(breakers, bus, settings)
-    if not multiprocess.is_on():
-        _register(registry, collector)
-        return Attached(lambda: registry.unregister(collector), lambda: None)
-    names = _NamesOnly(collector)
-    _register(registry, names)
-    try:
-        pusher = multiprocess.attach(breakers, bus, settings)
-    except BaseException:
-        registry.unregister(names)
-        raise
 
-    def close() -> None:
-        pusher.close()
-        registry.unregister(names)
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        breakers: Registry,
+        bus: EventBus,
+        settings: MetricsSettings,
+    ) -> None:
+        self._registry = registry
+        self._collector: Collector = BreakerCollector(breakers, bus, settings)
+        self._begin_to_push: Callable[[], multiprocess.Pusher] | None = None
+        self._pusher: multiprocess.Pusher | None = None
+        if multiprocess.is_on():
+            self._collector = _NamesOnly(self._collector)
+            self._begin_to_push = partial(multiprocess.attach, breakers, bus, settings)
 
-    return Attached(close, pusher.push)
+    def begin(self) -> None:
+        """Raises DuplicateMetricError on a clash of names."""
+        _register(self._registry, self._collector)
+        if self._begin_to_push is not None:
+            self._pusher = self._begin_to_push()
+
+    def flush(self) -> None:
+        """Bring up to date what is not read at each scrape."""
+        if self._pusher is not None:
+            self._pusher.push()
+
+    def close(self) -> None:
+        """Undo what `begin` did, all of it or the part that it came to. Twice does no harm."""
+        if self._pusher is not None:
+            self._pusher.close()
+        with suppress(KeyError):  # It is not registered.
+            self._registry.unregister(self._collector)
 
 
 def _register(registry: CollectorRegistry, collector: Collector) -> None:
