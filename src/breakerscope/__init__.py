@@ -26,7 +26,7 @@ from breakerscope.core.guard import Exchange, Guard
 from breakerscope.core.policy import Policy, PolicyError
 from breakerscope.core.reading import Reading
 from breakerscope.core.transitions import Figures
-from breakerscope.event_bus import Subscription
+from breakerscope.event_bus import Subscription, is_active, set_active
 from breakerscope.fallback import FallbackError
 from breakerscope.instrument import (
     breakers,
@@ -119,9 +119,11 @@ __all__ = [
     "http_retry_after",
     "instrumented_breaker",
     "internal_span",
+    "is_active",
     "isolated",
     "recent",
     "remove_breaker",
+    "set_active",
     "setup_telemetry",
     "stream",
     "subscribe",

@@ -104,8 +104,9 @@ class CircuitBreaker(Executor):
             random=parts.get("random", _random),
             bus=bus,
         )
+        controller.classifier = classifier = parts.get("classifier", EVERY_EXCEPTION_FAILS)
         self._event_bus = bus
-        super().__init__(controller, parts.get("classifier", EVERY_EXCEPTION_FAILS), clock, bus)
+        super().__init__(controller, classifier, clock, bus)
         self.labels: Mapping[str, str] = parts.get("labels") or NO_LABELS
         """Labels of this breaker's metrics, besides those of the set-up."""
         self.requested: Requested | None = None

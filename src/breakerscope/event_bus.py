@@ -290,9 +290,16 @@ class Publisher(Protocol):
         """This is a forked child: the other threads and their calls do not exist here."""
         ...
 
+    def ask_again(self) -> None:
+        """Every call has to ask from now on."""
+        ...
+
 
 class EventBus:
     """All subscriptions of a process and the breakers that publish. Thread-safe."""
+
+    active = True
+    """False while all calls pass unwatched; the same for all. See `set_active`."""
 
     def __init__(self) -> None:
         self._subscriptions: tuple[Subscription, ...] = ()
@@ -464,6 +471,7 @@ class EventBus:
                 self.raised.append(error)
         if due:
             _log_elsewhere(
+                logging.ERROR,
                 "%s raised %s%s; the protected calls go on, what it did with this event is lost",
                 readable(listener),
                 key[1],
@@ -500,8 +508,33 @@ class EventBus:
         self._reroute()
 
 
-def _log_elsewhere(message: str, *arguments: object) -> None:
-    """Log an error in a thread that no interrupt reaches: `logging` takes its locks in a way that
+def set_active(active: bool) -> None:  # noqa: FBT001 - as stamina has it
+    """Let all breakers of this process do their work, or let all calls pass unwatched.
+
+    While they are not active no call is refused, counted, classified or told, whatever the state of
+    its breaker; states, windows and counters stay as they are. For tests, and for an emergency in
+    which a breaker does harm. Calls that have begun before end as they would have, and bridged
+    breakers of other libraries go on. Told by a line in the log. Raises TypeError for anything but
+    True and False. Thread-safe.
+    """
+    if not isinstance(active, bool):
+        raise TypeError(f"set_active({active!r}): allowed are True and False")
+    changed, EventBus.active = EventBus.active is not active, active
+    for bus in list(_buses):
+        for publisher in bus._present():
+            publisher.ask_again()
+    if changed:
+        what = "breakers work again" if active else "all calls pass unwatched"
+        _log_elsewhere(logging.WARNING, "set_active(%s): %s", active, what)
+
+
+def is_active() -> bool:
+    """Whether breakers do their work; False after `set_active(False)`. Thread-safe."""
+    return EventBus.active
+
+
+def _log_elsewhere(level: int, message: str, *arguments: object) -> None:
+    """Log a line in a thread that no interrupt reaches: `logging` takes its locks in a way that
     one can lose. Waits a moment for it, so that lines keep their order.
     """
     written = _signal()
@@ -509,7 +542,7 @@ def _log_elsewhere(message: str, *arguments: object) -> None:
 
     def write() -> None:
         try:
-            context.run(_log.error, message, *arguments)
+            context.run(_log.log, level, message, *arguments)
         finally:
             written.release()
 
@@ -517,7 +550,7 @@ def _log_elsewhere(message: str, *arguments: object) -> None:
         start_new_thread(write, ())
     except RuntimeError:
         # The interpreter is about to end, and starts no threads any more.
-        _log.error(message, *arguments)
+        _log.log(level, message, *arguments)
         return
     written.acquire(timeout=LOG_SECONDS)
 

@@ -17,6 +17,7 @@ from breakerscope.core.classification import (
     Classifier,
     ExceptionRule,
     HintRule,
+    OpenForRule,
     ResultRule,
 )
 from breakerscope.core.counters import DEFAULT_BUCKETS, checked_buckets
@@ -43,9 +44,10 @@ Time = float | timedelta | str
 class BreakerOptions(TypedDict, total=False):
     """The options of `instrumented_breaker` and `breakers_per`, all by keyword.
 
-    All fields of `Policy` and of `Classifier`; `buckets`, the upper bounds of the duration
-    histogram in seconds; `labels`, values for the labels that `setup_telemetry` named; and
-    `replace`: whether to make a new breaker in place of one that exists.
+    All fields of `Policy` and of `Classifier`, where `open_for` is a time or a function; `buckets`,
+    the upper bounds of the duration histogram in seconds; `labels`, values for the labels that
+    `setup_telemetry` named; and `replace`: whether to make a new breaker in place of one that
+    exists.
     """
 
     failure_rate: float | None
@@ -55,7 +57,7 @@ class BreakerOptions(TypedDict, total=False):
     failure_count: int | None
     slow_call: Time | None
     slow_call_rate: float | None
-    open_for: Time
+    open_for: Time | OpenForRule
     backoff: float
     open_for_max: Time | None
     jitter: float
@@ -126,6 +128,8 @@ class Request:
         self.labels = checked_labels(options.pop("labels", {}))
         check_labels(name, self.labels)
         rules = {key: options.pop(key) for key in CLASSIFIER_OPTIONS if key in options}
+        if callable(options.get("open_for")):
+            rules["open_for"] = options.pop("open_for")
         self.classifier = Classifier(**rules) if rules else EVERY_EXCEPTION_FAILS
         self.policy = Policy(**options)
         self._options = options

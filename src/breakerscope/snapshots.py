@@ -17,7 +17,7 @@ from breakerscope.core.windows import TimeWindow
 SNAPSHOT_VERSION = 1
 
 
-OPTIONAL = frozenset({"probe_failures"})
+OPTIONAL = frozenset({"probe_failures", "openings"})
 """What the snapshots of 0.1.0 do not have."""
 
 
@@ -72,6 +72,7 @@ def _rules(policy: Policy) -> dict[str, Rule]:
         "consecutive_failures": count,
         "probe_successes": count,
         "probe_failures": count,
+        "openings": count,
         "wait": seconds,
         "base_wait": seconds,
         "ramp_for": seconds,

@@ -109,6 +109,8 @@ class Model:
         self.last_wait = 0.0
         self.base_wait = policy.open_for
         self.open_until = -inf
+        self.in_a_row = 0
+        self.choose: Callable[[int], float | None] | None = None
         self.earliest = -inf
         self.closed_at = -inf
         self.places: list[Ticket] = []
@@ -266,8 +268,9 @@ class Model:
         duration: float,
         error: str | None = None,
         hint: float = 0.0,
+        choose: Callable[[int], float | None] | None = None,
     ) -> None:
-        """An admitted call ends."""
+        """An admitted call ends. `choose` takes the number of the opening."""
         now = self.look(clock)
         policy = self.policy
         duration = max(duration, 0.0)
@@ -288,6 +291,7 @@ class Model:
         )
         if late or ticket.nested:
             return
+        self.choose = choose
         if hint > 0:
             self.earliest = max(self.earliest, now + hint)
         if ticket in self.places:
@@ -326,11 +330,15 @@ class Model:
         too_soon = self.seen - self.closed_at < self.last_wait
         if cause is Cause.PROBE_FAILED or too_soon:
             self.base_wait = min(self.base_wait * policy.backoff, longest)
+            self.in_a_row += 1
         else:
             self.base_wait = policy.open_for
-        wait = self.base_wait
-        if policy.jitter:
-            wait = wait * (1 + policy.jitter * (2 * self.random() - 1))
+            self.in_a_row = 1
+        wait = None if self.choose is None else self.choose(self.in_a_row)
+        if wait is None:
+            wait = self.base_wait
+            if policy.jitter:
+                wait = wait * (1 + policy.jitter * (2 * self.random() - 1))
         wait = max(wait, self.earliest - self.seen)
         self.last_wait = min(wait, longest)
         self.open_until = self.seen + self.last_wait
@@ -393,6 +401,7 @@ class Model:
         self.row = 0
         self.base_wait = self.policy.open_for
         self.last_wait = 0.0
+        self.in_a_row = 0
         self.earliest = -inf
         self.closed_at = -inf
         self.ramp_from = -inf

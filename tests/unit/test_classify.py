@@ -121,7 +121,8 @@ def test_nobody_hints_unless_asked() -> None:
 @pytest.mark.parametrize("rule", ["failures", "ignore"])
 def test_a_rule_that_raises_is_told_by_its_name_from_inside_a_group(rule: str) -> None:
     told: list[tuple[str, str]] = []
-    classifier = Classifier(**{rule: lambda e: 1 / e.args[0] > 0})
+    rules: dict[str, Any] = {rule: lambda e: 1 / e.args[0] > 0}
+    classifier = Classifier(**rules)
     group = ExceptionGroup("", [ExceptionGroup("", [ValueError(0)]), ValueError("x")])
     found = classifier.of_error(group, lambda name, e: told.append((name, type(e).__name__)))
     # No answer is what an exception without a rule would be.

@@ -1439,6 +1439,7 @@ FRESH = {
     "ramp_for": 0.0,
     "probe_successes": 0,
     "probe_failures": 0,
+    "openings": 0,
 }
 
 
@@ -1446,14 +1447,14 @@ def test_what_a_dump_holds() -> None:
     machine = machine_with(now=100.0, consecutive_failures=1, backoff=2.0, probe_successes=2)
     assert machine.dump(100.0) == FRESH
     settle(machine, FAILURE, 100.0)
-    one_failure = FRESH | {"rows": [FAILED], "consecutive_failures": 1, "wait": 10.0}
+    one_failure = FRESH | {"rows": [FAILED], "consecutive_failures": 1, "wait": 10.0, "openings": 1}
     assert machine.dump(104.0) == one_failure | {"state": "open", "open_for": 6.0}
     assert machine.dump(110.5) == one_failure | {"state": "open", "open_for": 0.0}
     machine.settle(admitted(machine, 111.0), SUCCESS, now=111.0)
     one_success = one_failure | {"consecutive_failures": 0}
     assert machine.dump(111.0) == one_success | {"state": "half_open", "probe_successes": 1}
     machine.settle(admitted(machine, 111.0), SUCCESS, now=111.0)
-    assert machine.dump(113.0) == FRESH | {"wait": 10.0, "closed_for": 2.0}
+    assert machine.dump(113.0) == FRESH | {"wait": 10.0, "openings": 1, "closed_for": 2.0}
 
 
 def test_a_ramp_in_a_dump() -> None:
@@ -1466,10 +1467,17 @@ def test_a_ramp_in_a_dump() -> None:
     "data",
     [
         FRESH,
-        FRESH | {"rows": [FAILED, SLOW], "wait": 20.0, "base_wait": 20.0, "closed_for": 3.0},
+        FRESH
+        | {
+            "rows": [FAILED, SLOW],
+            "wait": 20.0,
+            "openings": 1,
+            "base_wait": 20.0,
+            "closed_for": 3.0,
+        },
         FRESH | {"ramp_for": 4.0, "consecutive_failures": 1},
-        FRESH | {"state": "open", "open_for": 6.0, "wait": 10.0},
-        FRESH | {"state": "half_open", "probe_successes": 1, "wait": 10.0},
+        FRESH | {"state": "open", "open_for": 6.0, "wait": 10.0, "openings": 1},
+        FRESH | {"state": "half_open", "probe_successes": 1, "wait": 10.0, "openings": 1},
         FRESH | {"state": "forced_open"},
         FRESH | {"state": "disabled"},
     ],
@@ -1496,11 +1504,15 @@ def test_what_is_loaded_decides() -> None:
     machine.load(FRESH | {"state": "open", "open_for": 6.0}, 700.0)
     assert machine.admit(702.0) == Admission(None, 4.0)
     assert machine.admit(706.0).transition is not None
-    machine.load(FRESH | {"wait": 10.0, "consecutive_failures": 1, "closed_for": 9.0}, 710.0)
+    machine.load(
+        FRESH | {"wait": 10.0, "openings": 1, "consecutive_failures": 1, "closed_for": 9.0}, 710.0
+    )
     change = settle(machine, FAILURE, 710.5)
     assert change is not None
     assert change.open_for == 20.0
-    machine.load(FRESH | {"wait": 10.0, "consecutive_failures": 1, "closed_for": 9.0}, 720.0)
+    machine.load(
+        FRESH | {"wait": 10.0, "openings": 1, "consecutive_failures": 1, "closed_for": 9.0}, 720.0
+    )
     change = settle(machine, FAILURE, 721.0)
     assert change is not None
     assert change.open_for == 10.0

@@ -211,6 +211,7 @@ class Life(RuleBasedStateMachine):
         chances=st.lists(st.sampled_from([n / 8 for n in range(9)]), min_size=1, max_size=5),
         start=st.sampled_from([0.0, 7.25, -3.5, 2.0**20]),
         judges_results=st.sampled_from([False] * 5 + [True]),
+        chosen=st.sampled_from([None, None, [0.5, None, 7.0], [None, 2000.0], [3.0]]),
         patience=st.sampled_from([1, 2, 3, 5, 1000]),
     )
     def begin(
@@ -219,14 +220,18 @@ class Life(RuleBasedStateMachine):
         chances: list[float],
         start: float,
         judges_results: bool,
+        chosen: list[float | None] | None,
         patience: int,
     ) -> None:
+        choose = None if chosen is None else lambda opening: chosen[opening % len(chosen)]
+        self.choose: Callable[[int], float | None] | None = choose
         self.patience = patience
         self.clock = FakeClock(start, wall=1024.0)
         classifier = Classifier(
             ignore=Unimportant,
             failure_if=(lambda result: result == "bad") if judges_results else None,
             retry_after_from=lambda ended_with: getattr(ended_with, "hint", None),
+            open_for=None if choose is None else lambda opening, error: choose(opening),
         )
         self.judges_results = judges_results
         self.breaker = CircuitBreaker(
@@ -408,6 +413,7 @@ class Life(RuleBasedStateMachine):
             duration=self.clock.now - runs[0],
             error=end.error,
             hint=end.hint,
+            choose=self.choose,
         )
 
     @rule(times=st.sampled_from([1, 1, 1, 2, 4]))
@@ -462,6 +468,7 @@ class Life(RuleBasedStateMachine):
             duration=self.clock.now - start,
             error=end.error,
             hint=end.hint,
+            choose=self.choose,
         )
 
     def same_refusal(self, raised: BaseException | None, refusal: Refusal) -> None:

@@ -272,6 +272,9 @@ class ForeignBreaker(Reentrant):
         """Another set of listeners."""
         self._run(self._publisher.set_subscribers_locked, subscribers)
 
+    def ask_again(self) -> None:
+        """Its own library decides whether a call may pass."""
+
     def start_over_after_fork(self) -> None:
         """A forked child: the state stays, counters begin at 0."""
         self._start_over()

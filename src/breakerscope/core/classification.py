@@ -23,17 +23,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import partial
+from datetime import timedelta
 from math import isfinite
-from types import FunctionType, MethodType
 from typing import Any, cast
 
 from breakerscope.core.errors import CircuitBreakerOpenError
 from breakerscope.core.events import Outcome
+from breakerscope.core.policy import ALLOWED, normalized
+from breakerscope.core.same_rule import is_same_rule
 
 ExceptionRule = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Any], bool]
 ResultRule = Callable[[Any], bool]
 HintRule = Callable[[Any], float | None]
+OpenForRule = Callable[[int, BaseException | str | None], float | timedelta | str | None]
 
 MAX_CHAIN = 16
 """How many links of a chain of causes are followed."""
@@ -62,7 +64,12 @@ class Classifier:
     `failures` and `ignore` are an exception type, a tuple of types, or a predicate of the
     exception. `failure_if` is a predicate of the result; true makes a returned call a failure.
     `retry_after_from` takes the exception or the result of a failure and returns for how many
-    seconds the dependency asks to be left alone, or None; it lengthens the open wait.
+    seconds the dependency asks to be left alone, or None; it lengthens the open wait. `open_for`
+    chooses the wait of an opening: it takes the number of the opening (1 for the first, one more
+    for each that follows a failed probe or comes too soon after a close) and the error, and returns
+    a time, or None for the wait of the policy. The error is the exception, the name that events
+    give a condemned result ("HTTP 503"), or None for a slow call. It is asked about each failed or
+    slow call that might open the circuit, before anybody knows whether it will.
     Raises ClassifierError for anything else.
     """
 
@@ -70,6 +77,7 @@ class Classifier:
     ignore: ExceptionRule | None = None
     failure_if: ResultRule | None = None
     retry_after_from: HintRule | None = None
+    open_for: OpenForRule | None = None
 
     def __post_init__(self) -> None:
         for name in ("failures", "ignore"):
@@ -83,6 +91,11 @@ class Classifier:
             rule = getattr(self, name)
             if rule is not None and not callable(rule):
                 raise ClassifierError(f"{name}={rule!r}: allowed is a function of one argument")
+        if self.open_for is not None and not callable(self.open_for):
+            raise ClassifierError(
+                f"open_for={self.open_for!r}: allowed is a function of the number of the opening"
+                " and the error; a time belongs to the policy"
+            )
 
     def differences(self, other: Classifier) -> list[str]:
         """The rules in which two classifiers differ, each with both values."""
@@ -90,7 +103,7 @@ class Classifier:
         return [
             f"{name}: {old!r} and {new!r}{_same_text(old, new)}"
             for name, old, new in pairs
-            if not _same_rule(old, new)
+            if not is_same_rule(old, new)
         ]
 
     @property
@@ -140,6 +153,28 @@ class Classifier:
             return 0.0
         return seconds if isfinite(seconds) else 0.0
 
+    def wait(
+        self,
+        opening: int,
+        error: BaseException | str | None,
+        on_error: Callable[[str, Exception], None] = _ignore_error,
+    ) -> float | None:
+        """For how many seconds the circuit is to open; None if that is for the policy to say."""
+        if self.open_for is None:
+            return None
+        try:
+            return _checked_wait(self.open_for(opening, error))
+        except Exception as broken:
+            on_error("open_for", broken)
+            return None
+
+
+def _checked_wait(answer: object) -> float | None:
+    seconds: float | None = normalized("open_for", answer)
+    if seconds is not None and not ALLOWED["open_for"].admits(seconds):
+        raise ValueError(f"open_for gave {answer!r}: allowed is {ALLOWED['open_for']}, or None")
+    return seconds
+
 
 EVERY_EXCEPTION_FAILS = Classifier()
 
@@ -156,35 +191,6 @@ def result_name(result: object) -> str:
         if isinstance(status, int) and 100 <= status <= 599:
             return f"HTTP {int(status)}"
     return "failure_if"
-
-
-def _same_rule(old: Any, new: Any) -> bool:
-    """Whether two rules are the same code. A line that runs again makes another function of it."""
-    if old == new:
-        return True
-    if isinstance(old, MethodType) and isinstance(new, MethodType):
-        return old.__self__ is new.__self__ and _same_rule(old.__func__, new.__func__)
-    if isinstance(old, partial) and isinstance(new, partial):
-        one, other = cast("partial[object]", old), cast("partial[object]", new)
-        same = one.args == other.args and one.keywords == other.keywords
-        return same and _same_rule(one.func, other.func)
-    if not (isinstance(old, FunctionType) and isinstance(new, FunctionType)):
-        return False
-    return (
-        old.__code__ == new.__code__
-        and old.__defaults__ == new.__defaults__
-        and old.__kwdefaults__ == new.__kwdefaults__
-        and _captured(old) == _captured(new)
-    )
-
-
-def _captured(function: FunctionType) -> list[object]:
-    """What the variables of enclosing functions hold."""
-    try:
-        return [cell.cell_contents for cell in function.__closure__ or ()]
-    except ValueError:
-        # One of them has no value yet: it is like no other.
-        return [object()]
 
 
 def _same_text(old: object, new: object) -> str:

@@ -11,27 +11,22 @@ the count of the interrupted call, which then stays in flight until the next gen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from math import inf
 from typing import Any, cast
 
-from breakerscope.core.bookkeeping import Bookkeeping
+from breakerscope.core.admission import Admissions
 from breakerscope.core.checks import SLOW_PATH
+from breakerscope.core.classification import Classifier
 from breakerscope.core.counters import Exemplar
-from breakerscope.core.errors import CircuitBreakerOpenError, raise_rejection
 from breakerscope.core.events import FALLBACK_OUTCOMES, CallSettled, Outcome, State
-from breakerscope.core.journal import batch_size
 from breakerscope.core.manual_control import ControlledStateMachine
 from breakerscope.core.permits import (
     OUTSIDE,
+    UNWATCHED,
     AnyPermit,
-    Permit,
-    enter_probe,
-    surrounding_probes,
 )
 from breakerscope.core.persistence import dump, load
 from breakerscope.core.reading import Reading
-from breakerscope.core.rejections import RejectionTokens, reject_or_admit
 from breakerscope.core.subscribers import Subscribers
 
 SUCCESS = Outcome.SUCCESS
@@ -39,118 +34,15 @@ SUCCESS = Outcome.SUCCESS
 Rejection = tuple[State, float | None]
 
 
-class Controller(Bookkeeping):
+class Controller(Admissions):
     """See the top of the file. Thread-safe: every method may be called from any thread or task, a
     finaliser or a signal handler. Methods named `_locked` expect the lock.
     """
 
-    __slots__ = ()
+    __slots__ = ("classifier",)
 
-    # -- a call asks ------------------------------------------------------------------------------
-
-    def admit(self) -> AnyPermit:
-        """Admit a call where no token did. Raises CircuitBreakerOpenError if it is rejected."""
-        machine = self.machine
-        inside = surrounding_probes() if machine.state is State.HALF_OPEN else ()
-        watched = bool(self._publisher.subscribers.rejection_guard())
-        if self._is_inside:
-            permit, rejection = self._admit_reentrant(watched)
-        else:
-            permit, rejection = self._run(self._admit_locked, inside, watched)
-        if self._bus.waiting:
-            self._bus.deliver_waiting()
-        if permit is None:
-            state, retry_after = cast("Rejection", rejection)
-            raise_rejection(CircuitBreakerOpenError(self.name, state, retry_after))
-        if permit.is_probe and not self._bus.collecting():
-            # CPython 3.11 can crash if a collection sets a context variable while one is being set.
-            enter_probe(permit)
-        return permit
-
-    def _admit_locked(
-        self, inside: list[Permit], watched: object
-    ) -> tuple[AnyPermit | None, Rejection | None]:
-        machine = self.machine
-        now = machine.now
-        permit, retry_after = machine.admit(now, inside)
-        self._notice_transition_locked()
-        self._calls += 1
-        if permit is not None:
-            permit.shared.journal.single += 1
-            self._lay_out_permits_locked(permit)
-            return permit, None
-        state = machine.state
-        self._reject_locked(state, retry_after, now, watched=bool(watched))
-        if self.policy.shadow:
-            self._permit.journal.single += 1
-            return Permit(OUTSIDE, state, self._permit), None
-        return None, (state, retry_after)
-
-    def _lay_out_permits_locked(self, permit: AnyPermit) -> None:
-        if (
-            permit is self._permit
-            and not len(self._permit.tokens)
-            and self.machine.admits_all
-            and self._allow_failures_locked()
-        ):
-            n = batch_size(self._calls)
-            self._permit.tokens.lay_out([permit] * n)
-            self._calls += n
-
-    def _admit_reentrant(self, watched: object) -> tuple[AnyPermit | None, Rejection | None]:
-        """In the middle of this thread's own locked part: by the state that is published."""
-        permit = self.machine.permit
-        if permit.state in (State.CLOSED, State.DISABLED):
-            permit.journal.single += 1
-            return permit, None
-        rejected = partial(
-            self._reject_locked, permit.state, None, self.machine.now, watched=bool(watched)
-        )
-        self._deferred.append(rejected)
-        if self.policy.shadow:
-            permit.journal.single += 1
-            return Permit(OUTSIDE, permit.state, permit), None
-        return None, (permit.state, None)
-
-    def withdraw(self, permit: AnyPermit) -> None:
-        """The call that was admitted so will not be made now: as if it had never asked."""
-        self._run(self._withdraw_locked, permit)
-
-    @staticmethod
-    def _withdraw_locked(permit: AnyPermit) -> None:
-        permit.shared.journal.single -= 1
-
-    # -- a call is rejected -----------------------------------------------------------------------
-
-    def _reject_locked(
-        self, state: State, retry_after: float | None, now: float, *, watched: object
-    ) -> None:
-        counters, enforced = self._counters, not self.policy.shadow
-        # fmt: off
-        counters.rejected, counters.would_reject = counters.rejected + enforced, counters.would_reject + (not enforced)  # noqa: E501
-        # fmt: on
-        self._publisher.rejected_locked(
-            state,
-            retry_after,
-            now,
-            counters.rejected + counters.would_reject,
-            enforced=enforced,
-            watched=bool(watched),
-            deliveries=self._deliveries,
-        )
-        if enforced and state in (State.OPEN, State.FORCED_OPEN):
-            self._lay_out_rejections_locked(retry_after, now)
-
-    def _lay_out_rejections_locked(self, retry_after: float | None, now: float) -> None:
-        self._end_rejections_locked()
-        quiet_until, permit = self._publisher.quiet_until_locked(), self._permit
-        ends = None if retry_after is None else now + retry_after
-        until = quiet_until if ends is None else min(ends, quiet_until)
-        if until > now:
-            watched = self._publisher.subscribers.rejection_guard
-            tokens = RejectionTokens(permit, ends=ends, until=until, watched=watched, now=now)
-            take = reject_or_admit(tokens, self.name, self._clock, self.admit)
-            self._rejections, permit.take = tokens, take
+    classifier: Classifier
+    """What is a failure, and how long it opens the circuit for."""
 
     # -- a call ends ------------------------------------------------------------------------------
 
@@ -183,13 +75,30 @@ class Controller(Bookkeeping):
 
         `error` is what went wrong. `hint`: the dependency asks for so many seconds of rest.
         """
+        if permit is UNWATCHED:
+            return
         duration = max(duration, 0.0)  # the clock may have gone back during the call
         wanted = self._publisher.wanted(outcome)
         bus = self._bus
         exemplar = bus.exemplar(duration, self._wall) if bus.traced() else None
-        self._run(self._settle_locked, permit, duration, outcome, error, hint, wanted, exemplar)
+        wait = self._chosen_wait(outcome, duration, error)
+        self._run(
+            self._settle_locked, permit, duration, outcome, error, hint, wait, wanted, exemplar
+        )
         if bus.waiting:
             bus.deliver_waiting()
+
+    def _chosen_wait(
+        self, outcome: Outcome, duration: float, error: str | BaseException | None
+    ) -> float | None:
+        """What the code says how long the circuit is to open for, if this call opens it."""
+        if self.classifier.open_for is None:
+            return None
+        failed = outcome is Outcome.FAILURE
+        if not failed and (outcome is not SUCCESS or duration < self.machine.slow_from):
+            return None
+        opening = self.machine.next_opening(self._clock())
+        return self.classifier.wait(opening, error if failed else None, self._bus.count_error)
 
     def abandon(
         self, permit: AnyPermit, duration: float, outcome: Outcome, error: BaseException
@@ -199,11 +108,15 @@ class Controller(Bookkeeping):
         In the middle of a garbage collection the thread may hold a lock of a listener. So inline
         listeners hear of it later, in the context of this call.
         """
+        if permit is UNWATCHED:
+            return
         duration = max(duration, 0.0)
         wanted = self._publisher.wanted(outcome)
         later = [s for s in wanted if s.inline] if self._bus.collecting() else []
         now = [s for s in wanted if s not in later]
-        self._run(self._settle_locked, permit, duration, outcome, error, 0.0, now, None, later)
+        self._run(
+            self._settle_locked, permit, duration, outcome, error, 0.0, None, now, None, later
+        )
 
     def _settle_locked(
         self,
@@ -212,13 +125,14 @@ class Controller(Bookkeeping):
         outcome: Outcome,
         error: str | BaseException | None,
         hint: float,
+        wait: float | None,
         wanted: list[Any],
         exemplar: Exemplar | None,
         later: list[Any] | tuple[()] = (),
     ) -> None:
         machine = self.machine
         slow = duration >= machine.slow_from
-        late = machine.settle(permit, outcome, now=machine.now, slow=slow, hint=hint)
+        late = machine.settle(permit, outcome, now=machine.now, slow=slow, hint=hint, wait=wait)
         shared = permit.shared
         self._counters.add(outcome, duration, shared.journal, slow=slow, exemplar=exemplar)
         if wanted or later:
@@ -261,7 +175,7 @@ class Controller(Bookkeeping):
         """Whether a call that asks now would be admitted."""
         if not self._is_inside:
             self.catch_up()
-        return self.policy.shadow or self.machine.would_admit()
+        return not self._bus.active or self.policy.shadow or self.machine.would_admit()
 
     def read(self) -> Reading:
         """Everything at this moment."""
@@ -303,7 +217,8 @@ class Controller(Bookkeeping):
 
     def fallback_used(self, outcome: Outcome, error: str) -> None:
         """A fallback is about to be called."""
-        self._run(self._fallback_locked, outcome, error)
+        if self._bus.active:
+            self._run(self._fallback_locked, outcome, error)
 
     def _fallback_locked(self, outcome: Outcome, error: str) -> None:
         self._counters.add_fallback(outcome)

@@ -23,7 +23,7 @@ from breakerscope.core.controller import Controller
 from breakerscope.core.errors import CircuitBreakerOpenError
 from breakerscope.core.events import Outcome
 from breakerscope.core.guard import Exchange, Guard
-from breakerscope.core.permits import AnyPermit, SharedPermit
+from breakerscope.core.permits import UNWATCHED, AnyPermit, SharedPermit
 from breakerscope.core.streams import protect_async_generator, protect_generator
 from breakerscope.core.subscribers import Bus
 from breakerscope.core.wrapper import wrapper_of
@@ -78,6 +78,8 @@ class Executor:
 
     def _succeeded(self, permit: AnyPermit, duration: float, result: object) -> None:
         """The function returned, and it was not the usual plain success, or that is to be seen."""
+        if permit is UNWATCHED:
+            return
         classifier = self._classifier
         if classifier.ignores_results:
             self._controller.succeed(permit, duration)
@@ -109,6 +111,8 @@ class Executor:
             else:
                 permit.entries.append((end, duration, True) if self._timed else (duration,))
                 return
+        if permit is UNWATCHED:
+            return
         if isinstance(error, GeneratorExit):
             self._controller.abandon(permit, duration, Outcome.CANCELLED, error)
             return

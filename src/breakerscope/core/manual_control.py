@@ -40,9 +40,11 @@ class ControlledStateMachine(StateMachine):
         """Close, and forget the window, the back-off and the calls in flight."""
         if not self._command(CLOSED, Cause.RESET, now, reason):
             self.new_generation()
-        self._forget()
+        self.window.clear()
+        self.consecutive_failures = 0
         self._base_wait = self.policy.open_for
         self.wait = 0.0
+        self._openings = 0
         self._not_before = -inf
         self._ramp_until = -inf
 

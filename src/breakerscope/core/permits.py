@@ -7,13 +7,14 @@ one: its tokens admit without the lock, and its journal takes what the calls wer
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from weakref import ref
 
-from breakerscope.core.checks import SLOW_PATH, Check
+from breakerscope.core.checks import NEVER, SLOW_PATH, Check
 from breakerscope.core.events import State
 from breakerscope.core.journal import MOST_TOKENS, Entry, Journal, Tokens
 
@@ -132,6 +133,21 @@ class SharedPermit:
 
 
 AnyPermit = Permit | SharedPermit
+
+
+class _Unwatched(SharedPermit):
+    """Permission for calls that nobody counts and nobody hears of."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(OUTSIDE, State.CLOSED)
+        self.entries = cast("list[Entry]", deque[Entry](maxlen=0))
+        self.watched = NEVER
+
+
+UNWATCHED = _Unwatched()
+"""For all calls while breakers are not active."""
 
 
 class Admission(NamedTuple):

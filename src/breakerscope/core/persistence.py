@@ -27,6 +27,7 @@ def dump(machine: ControlledStateMachine, now: float) -> dict[str, Any]:
         "ramp_for": max(machine._ramp_until - now, 0.0),
         "probe_successes": machine.probe_successes,
         "probe_failures": machine._probe_failures,
+        "openings": machine._openings,
     }
 
 
@@ -42,5 +43,6 @@ def load(machine: ControlledStateMachine, data: Mapping[str, Any], now: float) -
     machine._closed_at = -inf if data["closed_for"] is None else now - data["closed_for"]
     machine._ramp_until = now + min(data["ramp_for"], machine.policy.ramp_up)
     machine.probe_successes = data["probe_successes"]
-    # Those of 0.1.0 do not have it.
+    # Those of 0.1.0 do not have these.
     machine._probe_failures = data.get("probe_failures", 0)
+    machine._openings = data.get("openings", int(data["wait"] > 0))

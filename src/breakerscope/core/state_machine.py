@@ -52,6 +52,7 @@ from breakerscope.core.transitions import (
     Transition,
 )
 from breakerscope.core.trip_rules import failures_until_trip, figures_of, trip_cause
+from breakerscope.core.waits import next_base, wait_of
 from breakerscope.core.windows import Window, window_of
 
 
@@ -63,11 +64,13 @@ class StateMachine:
 
     __slots__ = (
         "_base_wait",
+        "_chosen_wait",
         "_closed_at",
         "_isolations",
         "_leases",
         "_not_before",
         "_open_until",
+        "_openings",
         "_probe_failures",
         "_ramp_credit",
         "_ramp_until",
@@ -101,6 +104,8 @@ class StateMachine:
         self.now = now
         self.wait = 0.0
         self._base_wait: float = policy.open_for
+        self._chosen_wait: float | None = None
+        self._openings = 0
         self._open_until = now
         self._not_before = -inf
         self._closed_at = -inf
@@ -192,9 +197,10 @@ class StateMachine:
         now: float,
         slow: bool = False,
         hint: float = 0.0,
+        wait: float | None = None,
     ) -> bool:
-        """One call ended; says whether it came too late to count. `hint`: the dependency asks to be
-        left alone for so many seconds.
+        """One call ended; says whether it came too late to count. `hint`: for how many seconds the
+        dependency asks to be left alone; `wait`: for how many the code would open the circuit.
         """
         now = self.advance(now)
         if permit.generation != self.generation:
@@ -208,6 +214,7 @@ class StateMachine:
                 return True
         if hint > 0:
             self._not_before = max(self._not_before, now + hint)
+        self._chosen_wait = wait
         bad = outcome is Outcome.FAILURE
         if self.state is HALF_OPEN:
             self._leases = tuple(ref(lease) for lease in leases if lease is not permit)
@@ -221,7 +228,7 @@ class StateMachine:
 
     def _settle_probe(self, outcome: Outcome, *, slow: bool) -> None:
         policy, failed = self.policy, outcome is Outcome.FAILURE
-        if not failed and outcome is not Outcome.SUCCESS:
+        if outcome not in (Outcome.FAILURE, Outcome.SUCCESS):
             return
         self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
         if failed or (slow and policy.slow_call_rate is not None):
@@ -238,9 +245,8 @@ class StateMachine:
                 self.probe_successes = successes
 
     def settle_batch(self, n: int, *, failed: bool = False, at: float = -inf) -> None:
-        """`n` calls of this generation ended alike at that time, and none was slow. `judge` is to
-        follow if they failed: more of them can come than `failures_until_trip` said, where some had
-        taken their tokens before others settled one by one.
+        """`n` calls of this generation ended alike at that time, none of them slow. If they failed,
+        `judge` has to follow: some may have taken tokens before others settled one by one.
         """
         self.advance(at)
         if self.state is CLOSED:
@@ -248,9 +254,7 @@ class StateMachine:
             self.window.add_batch(n, failed=failed)
 
     def failures_until_trip(self) -> float:
-        """How many failures cannot open the circuit, however many successes come in between, and
-        none of them slow (rule 6).
-        """
+        """How many failures cannot open the circuit, mixed with any plain successes (rule 6)."""
         if self.state is DISABLED:
             return inf
         if self.state is not CLOSED:
@@ -277,16 +281,16 @@ class StateMachine:
     # -- changing the state -----------------------------------------------------------------------
 
     def _open(self, cause: Cause) -> None:
-        policy, base = self.policy, self._base_wait
-        stable = self.now - self._closed_at >= self.wait
-        if cause is not Cause.PROBE_FAILED and stable:
-            base = policy.open_for
-        elif self.wait:
-            base = min(base * policy.backoff, policy.longest_wait)
-        spread = policy.jitter * (2 * self._random() - 1) if policy.jitter else 0.0
+        opening = self.next_opening(self.now)
+        base = next_base(self.policy, self._base_wait, opening)
         asked = self._not_before - self.now
-        wait = min(max(base * (1 + spread), asked), policy.longest_wait)
-        self._enter(OPEN, cause, wait=wait, base=base)
+        wait = wait_of(self.policy, base, self._random, asked=asked, chosen=self._chosen_wait)
+        self._enter(OPEN, cause, wait=wait, base=base, openings=opening)
+
+    def next_opening(self, now: float) -> int:
+        """Which one in a row the next is: 1 if it has been closed as long as the last wait was."""
+        stable = self.state is CLOSED and now - self._closed_at >= self.wait
+        return 1 if stable else self._openings + 1
 
     def _close(self, cause: Cause) -> None:
         if self.policy.ramp_up:
@@ -301,6 +305,7 @@ class StateMachine:
         *,
         wait: float | None = None,
         base: float | None = None,
+        openings: int = 0,
         open_for: float | None = None,
         reason: str | None = None,
         isolations: tuple[ref[object], ...] | None = None,
@@ -319,32 +324,26 @@ class StateMachine:
         if new is CLOSED:
             self._closed_at = self.now
             self._not_before = -inf
-            self._forget()
+            self.window.clear()
+            self.consecutive_failures = 0
         if wait is not None and base is not None:
             # fmt: off
-            self.wait, self._base_wait, self._open_until = wait, base, self.now + wait
+            self.wait, self._base_wait, self._openings, self._open_until = wait, base, openings, self.now + wait  # noqa: E501
             # fmt: on
         # fmt: off
         self.transition, self.state, self.generation, self.permit, self._leases, self.probe_successes, self._probe_failures, self._isolations = transition, new, generation, permit, (), 0, 0, isolations  # noqa: E501
         # fmt: on
 
     def new_generation(self) -> None:
-        """Calls admitted so far are late from now on, and leases are free again; nothing else
-        changes.
-        """
+        """Calls admitted so far are late from now on, and leases are free; nothing else changes."""
         generation = self.generation + 1
         permit = SharedPermit(generation, self.state)
         self.generation, self.permit, self._leases = generation, permit, ()
 
-    def _forget(self) -> None:
-        self.window.clear()
-        self.consecutive_failures = 0
-
     def advance(self, now: float) -> float:
         """The time from here on: `now`, unless it is older than a time already seen."""
-        if now <= self.now:
-            return self.now
-        self.now = now
-        if not self.counts_calls:
-            self.window.advance(now)
-        return now
+        if now > self.now:
+            self.now = now
+            if not self.counts_calls:
+                self.window.advance(now)
+        return self.now

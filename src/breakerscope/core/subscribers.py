@@ -60,6 +60,11 @@ class Bus(Protocol):
     traced: Check
 
     @property
+    def active(self) -> bool:
+        """False while all calls pass unwatched."""
+        ...
+
+    @property
     def waiting(self) -> Sized:
         """Deliveries that were put off."""
         ...
