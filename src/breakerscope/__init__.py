@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     )
     from breakerscope.streams import AsyncStream, Recent, Stream, astream, recent, stream
     from breakerscope.telemetry.log_settings import LogLevel, LogSettingsError
+    from breakerscope.telemetry.multiprocess_files import MultiprocessError, remove_dead_files
     from breakerscope.telemetry.spans import internal_span
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "LogLevel",
     "LogSettingsError",
     "MissingExtraError",
+    "MultiprocessError",
     "Outcome",
     "Policy",
     "PolicyChanged",
@@ -123,6 +125,7 @@ __all__ = [
     "isolated",
     "recent",
     "remove_breaker",
+    "remove_dead_files",
     "set_active",
     "setup_telemetry",
     "stream",
@@ -145,6 +148,7 @@ _AT_FIRST_USE = {
         "event_to_json",
     ),
     "streams": ("AsyncStream", "Recent", "Stream", "astream", "recent", "stream"),
+    "telemetry.multiprocess_files": ("MultiprocessError", "remove_dead_files"),
     "telemetry.log_settings": ("LogLevel", "LogSettingsError"),
     "telemetry.spans": ("internal_span",),
 }

@@ -7,7 +7,9 @@ process when prometheus_client is imported, so each story has one of its own.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import queue
 import signal
 import struct
 import sys
@@ -15,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, values
@@ -332,6 +335,52 @@ def forks_during_pushes() -> Any:
     return calls()["success"]
 
 
+def dead_files() -> Any:
+    """The folder has files of this process, of one that has ended, and foreign ones."""
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    succeed(2)
+    bs.flush()
+    child = in_child(successes=3)
+    for foreign in ("notes.txt", f"counter_{child}.db.bak"):
+        (folder / foreign).write_text("")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    before = calls()["success"]
+    removed = bs.remove_dead_files()
+    succeed()
+    bs.flush()
+    return {
+        "removed": sorted({path.name.replace(str(child), "PID") for path in removed}),
+        "again": len(bs.remove_dead_files()),
+        "foreign": sorted(path.name for path in folder.iterdir() if path.suffix != ".db"),
+        "child": child,
+        "success": [before, calls()["success"]],
+    }
+
+
+def emptied() -> list[str]:
+    """Somebody empties the folder while the process runs."""
+    errors: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            errors.put(record.getMessage())
+
+    succeed()
+    own = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"counter_{os.getpid()}.db"
+    bs.flush()
+    logging.getLogger("breakerscope").addHandler(Handler())
+    # A look may come at any moment; the one that finds it has to come first.
+    deadline = time.monotonic() + 20.0
+    told: list[str] = []
+    while not told and time.monotonic() < deadline:
+        own.touch()
+        time.sleep(0.25)
+        own.unlink()
+        with suppress(queue.Empty):
+            told.append(errors.get(timeout=1.0))
+    return [text.replace(str(own), "FILE") for text in told]
+
+
 STORIES = {
     story.__name__: story
     for story in (
@@ -350,6 +399,8 @@ STORIES = {
         no_room,
         hostile_text,
         forks_during_pushes,
+        dead_files,
+        emptied,
     )
 }
 

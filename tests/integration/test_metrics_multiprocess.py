@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -132,3 +133,45 @@ def test_hostile_text_takes_no_scrape_from_anybody(tmp_path: Path) -> None:
 
 def test_a_fork_in_the_middle_of_a_push(tmp_path: Path) -> None:
     assert tell("forks_during_pushes", tmp_path) == 20
+
+
+def test_only_the_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    told = tell("dead_files", tmp_path)
+    child = told.pop("child")
+    assert told == {
+        "removed": [
+            "counter_PID.db",
+            "gauge_livemax_PID.db",
+            "gauge_livesum_PID.db",
+            "histogram_PID.db",
+        ],
+        "again": 0,
+        "foreign": [f"counter_{child}.db.bak", "notes.txt"],
+        "success": [5.0, 3.0],
+    }
+
+
+def test_a_folder_that_is_emptied_under_a_running_process_is_told(tmp_path: Path) -> None:
+    assert tell("emptied", tmp_path) == [
+        "somebody has removed FILE while this process runs: its metrics are lost until it starts"
+        " again; remove_dead_files() leaves the files of running processes alone"
+    ]
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "a file"])
+def test_a_folder_that_is_none_is_refused(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(breakerscope.MultiprocessError, match="allowed is a folder that exists"):
+        breakerscope.remove_dead_files(tmp_path / folder)
+
+
+def test_what_was_removed_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        child = process.pid
+    names = [f"counter_{child}.db", f"histogram_{child}.db", f"counter_{os.getpid()}.db"]
+    for name in names:
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.INFO, "breakerscope"):
+        removed = breakerscope.remove_dead_files(tmp_path)
+    assert removed == [tmp_path / name for name in names[:2]]
+    assert caplog.messages == [f"removed 2 files of 1 processes that have ended: {tmp_path}"]

@@ -18,14 +18,13 @@ import os
 import threading
 import time
 import weakref
-from pathlib import Path
 from typing import Any
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Kind
 from breakerscope.event_bus import EventBus
 from breakerscope.registry import Registry
-from breakerscope.telemetry.errors import TelemetryError
+from breakerscope.telemetry.multiprocess_files import OwnFiles, checked_folder
 from breakerscope.telemetry.series import PARTS_TO_MERGE, Layout
 from breakerscope.telemetry.settings import MetricsSettings
 from breakerscope.telemetry.totals import COUNTED_AS, Place, Totals, count_errors
@@ -35,12 +34,6 @@ LONGEST_SECONDS = 1.0
 """Between two pushes, however long one takes."""
 SHARE = 50
 """Up to that pause, pushing takes at most one part in so many of one core."""
-
-VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-
-
-class MultiprocessError(TelemetryError):
-    """The multiprocess mode cannot work. The message names the variable and what is allowed."""
 
 
 def is_on() -> bool:
@@ -52,7 +45,7 @@ def is_on() -> bool:
 
 def attach(breakers: Registry, bus: EventBus, settings: MetricsSettings) -> Pusher:
     """Begin to push. Raises MultiprocessError if there is no folder for the files."""
-    _check_folder()
+    checked_folder()
     return Pusher(breakers, bus, _totals_for(settings))
 
 
@@ -72,6 +65,7 @@ class Pusher:
 
     def _begin(self) -> None:
         self._stop = threading.Event()
+        self._files = OwnFiles()
         self._thread = threading.Thread(
             target=self._run, args=(self._stop,), name="breakerscope-metrics", daemon=True
         )
@@ -116,16 +110,9 @@ class Pusher:
             # Of this thread alone: beside a busy one, most of the time is spent on waiting.
             start = time.thread_time()
             self.push()
+            self._files.look()
             spent = time.thread_time() - start
             wait = min(max(PUSH_SECONDS, SHARE * spent), LONGEST_SECONDS)
-
-
-def _check_folder() -> None:
-    folder = os.environ.get(VARIABLE) or os.environ.get(VARIABLE.lower())
-    if not folder or not Path(folder).is_dir() or not os.access(folder, os.W_OK):
-        raise MultiprocessError(
-            f"{VARIABLE}={folder!r}: allowed is a folder that exists and can be written to"
-        )
 
 
 class _Cells:
