@@ -105,6 +105,7 @@ class CircuitBreaker(Executor):
             bus=bus,
         )
         controller.classifier = classifier = parts.get("classifier", EVERY_EXCEPTION_FAILS)
+        controller.asks_for_wait = classifier.open_for is not None
         self._event_bus = bus
         super().__init__(controller, classifier, clock, bus)
         self.labels: Mapping[str, str] = parts.get("labels") or NO_LABELS
@@ -212,10 +213,18 @@ class CircuitBreaker(Executor):
         `open_for_max`. The window goes on if `window` and `slow_call` stay as they are, else it
         begins empty. Calls in flight are counted and have no say. An equal policy changes nothing.
         After another `slow_call` or kind of window, functions that were decorated before take a
-        lock for each call.
+        lock for each call. Raises TypeError for what is no policy.
         """
+        if not isinstance(policy, Policy):
+            raise TypeError(f"update({policy!r}): allowed is a Policy")
         if policy != self.policy:
             self._controller.command(lambda machine, now: machine.update(policy, now, reason))
+
+    def _follow(self, requested: Requested) -> None:
+        """What operators set goes before what the code says, also before a function of it."""
+        self.requested = requested
+        set_outside = "open_for" in dict(requested.outside)
+        self._controller.asks_for_wait = not set_outside and self._classifier.open_for is not None
 
     def isolated(self, reason: str | None = None) -> _Isolation:
         """Reject every call inside the block. Blocks may nest and overlap, also between threads.

@@ -67,14 +67,22 @@ class Configuration:
         return options | tables.get(breaker, {})
 
     def policy_of(
-        self, breaker: str, code: dict[str, Any], own: Policy
+        self, breaker: str, code: dict[str, Any], own: Policy, *, in_request: bool
     ) -> tuple[Policy, Requested]:
-        """The policy of a breaker that is to be made. Raises ConfigError. `own`: what the code says
-        alone.
+        """The policy of a breaker that is to be made. `own`: what the code says alone.
+
+        Raises ConfigError for what cannot be; where the breaker is made in the middle of a request,
+        as one for a key is, that is logged once, and the breaker goes by the code alone.
         """
-        outside = self.outside(breaker)
+        try:
+            outside = self.outside(breaker)
+            policy = _merged(breaker, code, outside, self._source)
+        except ConfigError as error:
+            if not in_request:
+                raise
+            _log_once(str(error))
+            outside, policy = {}, own
         self._report_collision(breaker, outside)
-        policy = _merged(breaker, code, outside, self._source)
         requested = _shared(Requested(_frozen(code), own, _frozen(outside)))
         return shared_policy(policy), requested
 
@@ -99,13 +107,17 @@ class Configuration:
     def _apply(
         breaker: CircuitBreaker, requested: Requested, policy: Policy, outside: dict[str, Any]
     ) -> None:
-        breaker.requested = _shared(requested._replace(outside=_frozen(outside)))
+        breaker._follow(_shared(requested._replace(outside=_frozen(outside))))
         breaker.update(shared_policy(policy), REASON)
 
     def configure(self, source: Mapping[str, Any] | str | PathLike[str]) -> None:
         """Replace the tables. Raises ConfigError, and then changes nothing."""
         if isinstance(source, Mapping):
             tables, where = from_mapping(source), "configuration"
+        elif not isinstance(source, str | os.PathLike):
+            raise ConfigError(
+                f"configure({source!r}): allowed is a mapping or the path of a TOML file"
+            )
         else:
             tables, where = read_toml(source), str(source)
         changes: list[tuple[CircuitBreaker, Requested, Policy, dict[str, Any]]] = []

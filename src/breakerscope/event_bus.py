@@ -225,10 +225,11 @@ class Subscription:
         self._begun.release()
         while (job := queue.get()) is not None:
             if isinstance(job, tuple):
-                context, event = job
-                context.run(self.call, event)
+                job[0].run(self.call, job[1])
             else:
                 job.release()
+            # The context of a call may hold much: not until the next event comes.
+            del job
 
     def flush(self, deadline: float) -> bool:
         """Wait until all that is queued now was delivered; False if the deadline came first."""

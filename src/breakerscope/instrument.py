@@ -98,6 +98,12 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
 
     Unless `setup_telemetry` was called before, this calls it with its defaults. Thread-safe.
     """
+    return _instrumented(name, cast("dict[str, Any]", options))
+
+
+def _instrumented(
+    name: str, options: dict[str, Any], *, in_request: bool = False
+) -> CircuitBreaker:
     set_up_once()
     known = isinstance(name, str) and not options
     if known and (existing := default_registry.get(name)) is not None:
@@ -106,7 +112,7 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     request = Request(name, dict(options))
     existing = default_registry.get(name)
     if existing is None or options.get("replace"):
-        made = request.breaker()
+        made = request.breaker(in_request=in_request)
         if existing is not None:
             default_registry.remove(name)
         return default_registry.add(made)
@@ -134,9 +140,11 @@ class Request:
         self.policy = Policy(**options)
         self._options = options
 
-    def breaker(self) -> CircuitBreaker:
-        """A new one. Raises ConfigError for what operators have set."""
-        policy, requested = _configuration.policy_of(self.name, self._options, self.policy)
+    def breaker(self, *, in_request: bool) -> CircuitBreaker:
+        """A new one. Raises ConfigError for what operators have set, unless in a request."""
+        policy, requested = _configuration.policy_of(
+            self.name, self._options, self.policy, in_request=in_request
+        )
         breaker = CircuitBreaker(
             self.name,
             policy,
@@ -144,7 +152,7 @@ class Request:
             buckets=self.buckets,
             labels=self.labels,
         )
-        breaker.requested = requested
+        breaker._follow(requested)
         return breaker
 
     def check_same(self, existing: CircuitBreaker) -> None:
@@ -179,12 +187,17 @@ def breakers_per(
 
     `per_host = breakers_per("search"); per_host("api.example.com")` is the breaker named
     "search:api.example.com". When there are more keys than `limit`, the one that was not asked for
-    longest is forgotten, with its series. A key may be any text, also from outside: what cannot be
-    in a name is escaped, see `BreakersPer`. Raises LimitError and what `instrumented_breaker` does.
+    longest is forgotten, with its series. What operators have set and cannot be is logged when the
+    first such breaker is made, which then goes by the code alone. A key may be any text, also from
+    outside: what cannot be in a name is escaped, see `BreakersPer`. Raises LimitError and what
+    `instrumented_breaker` does.
     """
     Request(checked_name(prefix, "prefix"), dict(options))
     return BreakersPer(
-        prefix, lambda name: instrumented_breaker(name, **options), default_registry, limit
+        prefix,
+        lambda name: _instrumented(name, cast("dict[str, Any]", options), in_request=True),
+        default_registry,
+        limit,
     )
 
 

@@ -386,3 +386,29 @@ def test_replace_makes_another_breaker_on_purpose() -> None:
     assert new.state is bs.State.CLOSED
     assert bs.get_breaker("cell") is new
     assert bs.instrumented_breaker("cell", consecutive_failures=2) is new
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_breaker_for_a_key_is_made_whatever_operators_have_set(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    per_host = bs.breakers_per("host", consecutive_failures=3, open_for_max=20.0)
+    bs.configure({"breakers": {"host:*": {"open_for": 60}}})
+    monkeypatch.setenv("BREAKERSCOPE_HOST_B_PROBES", "some")
+    with caplog.at_level(logging.ERROR, "breakerscope"):
+        for key in ("a", "a", "b"):
+            assert per_host(key).policy == Policy(consecutive_failures=3, open_for_max=20.0)
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "configuration: breaker 'host:a' with open_for=60: open_for_max=20.0: allowed is at least"
+        " open_for=60",
+        "BREAKERSCOPE_HOST_B_PROBES='some': allowed is a whole number of at least 1",
+    ]
+    monkeypatch.delenv("BREAKERSCOPE_HOST_B_PROBES")
+    bs.configure({"breakers": {"host:*": {"open_for": 15}}})
+    assert per_host("a").policy.open_for == 15
+
+
+@pytest.mark.parametrize("source", [None, [1], 5, b"file"])
+def test_a_source_that_is_none_is_refused(source: Any) -> None:
+    with pytest.raises(ConfigError, match="allowed is a mapping or the path of a TOML file"):
+        bs.configure(source)

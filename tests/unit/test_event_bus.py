@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -254,3 +255,27 @@ def test_impossible_subscriptions(options: dict[str, Any], message: str) -> None
             EventBus().subscribe(listener)
     with pytest.raises(SubscriptionError, match="allowed is a callable"):
         EventBus().subscribe("print")  # type: ignore[arg-type]
+
+
+def test_the_context_of_a_call_is_let_go_when_its_event_was_delivered() -> None:
+    """Not when the next event comes: a context may hold a request, and all that it brought."""
+
+    class Request:
+        pass
+
+    bus = EventBus()
+    breaker = make_breaker(bus=bus)
+    variable: ContextVar[Request | None] = ContextVar("request", default=None)
+    seen: list[ref[Request]] = []
+
+    def call() -> None:
+        request = Request()
+        seen.append(ref(request))
+        variable.set(request)
+        breaker.call(succeed)
+
+    with bus.subscribe(list[object]().append, CallSettled):
+        copy_context().run(call)
+        assert bus.flush()
+        gc.collect()
+        assert seen[0]() is None

@@ -227,3 +227,18 @@ def test_instrumented_breaker_takes_a_function_or_a_time() -> None:
 def test_a_rule_that_cannot_be_called_is_refused() -> None:
     with pytest.raises(ClassifierError, match="a time belongs to the policy"):
         Classifier(open_for=30.0)  # type: ignore[arg-type]
+
+
+def test_what_operators_set_goes_before_the_function() -> None:
+    breaker = bs.instrumented_breaker("tuned", consecutive_failures=1, open_for=lambda *_: 5.0)
+    try:
+        bs.configure({"breakers": {"tuned": {"open_for": "1m"}}})
+        fail_times(breaker, 1)
+        assert breaker.read().open_wait == 60.0
+        bs.configure({})
+        breaker.reset()
+        fail_times(breaker, 1)
+        assert breaker.read().open_wait == 5.0
+    finally:
+        bs.configure({})
+        bs.remove_breaker("tuned")

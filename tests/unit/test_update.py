@@ -198,3 +198,9 @@ def test_an_update_during_an_isolation_leaves_it_in_force() -> None:
         breaker.update(Policy(consecutive_failures=2))
         assert refused(breaker).state is State.FORCED_OPEN
     assert breaker.state is State.CLOSED
+
+
+def test_only_a_policy_can_be_taken_over() -> None:
+    breaker = make_breaker()
+    with pytest.raises(TypeError, match=r"update\(\{'open_for': 5\}\): allowed is a Policy"):
+        breaker.update({"open_for": 5})  # type: ignore[arg-type]

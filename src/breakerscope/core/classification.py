@@ -69,7 +69,8 @@ class Classifier:
     for each that follows a failed probe or comes too soon after a close) and the error, and returns
     a time, or None for the wait of the policy. The error is the exception, the name that events
     give a condemned result ("HTTP 503"), or None for a slow call. It is asked about each failed or
-    slow call that might open the circuit, before anybody knows whether it will.
+    slow call that might open the circuit, before anybody knows whether it will; never where
+    operators have set `open_for`.
     Raises ClassifierError for anything else.
     """
 

@@ -39,10 +39,12 @@ class Controller(Admissions):
     finaliser or a signal handler. Methods named `_locked` expect the lock.
     """
 
-    __slots__ = ("classifier",)
+    __slots__ = ("asks_for_wait", "classifier")
 
     classifier: Classifier
     """What is a failure, and how long it opens the circuit for."""
+    asks_for_wait: bool
+    """Whether the code chooses how long the circuit opens for."""
 
     # -- a call ends ------------------------------------------------------------------------------
 
@@ -92,7 +94,7 @@ class Controller(Admissions):
         self, outcome: Outcome, duration: float, error: str | BaseException | None
     ) -> float | None:
         """What the code says how long the circuit is to open for, if this call opens it."""
-        if self.classifier.open_for is None:
+        if not self.asks_for_wait:
             return None
         failed = outcome is Outcome.FAILURE
         if not failed and (outcome is not SUCCESS or duration < self.machine.slow_from):

@@ -13,6 +13,7 @@ from weakref import ref
 
 from breakerscope.breaker import CircuitBreaker
 from breakerscope.core.classification import ExceptionRule, HintRule, ResultRule
+from breakerscope.event_bus import default_bus
 from breakerscope.instrument import (
     BreakerOptions,
     Request,
@@ -39,6 +40,8 @@ SHARED = "other"
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_HOST = 253
+EVENTS_SECONDS = 1.0
+"""So long the last events of a client that has gone are waited for."""
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+(%[a-z0-9._-]+)?\]")
 
 
@@ -88,7 +91,9 @@ class BoundedHosts:
         prefix = self._request.name
         found = self._contradictions()
         if found:
-            # The other client may be in a cycle that nobody has collected.
+            # The other client may be in the context of an event that is on its way, or in a cycle
+            # that nobody has collected.
+            default_bus.flush(EVENTS_SECONDS)
             gc.collect()
             found = self._contradictions()
         if found and (other := _in_use[prefix]()) is not None:
