@@ -101,6 +101,13 @@ def instrumented_breaker(name: str, **options: Unpack[BreakerOptions]) -> Circui
     return _instrumented(name, cast("dict[str, Any]", options))
 
 
+def breaker_in_request(name: str, **options: Unpack[BreakerOptions]) -> CircuitBreaker:
+    """As `instrumented_breaker`, for a breaker that a request makes: what operators have set and
+    cannot be is logged, and raises nothing.
+    """
+    return _instrumented(name, cast("dict[str, Any]", options), in_request=True)
+
+
 def _instrumented(
     name: str, options: dict[str, Any], *, in_request: bool = False
 ) -> CircuitBreaker:
@@ -195,7 +202,7 @@ def breakers_per(
     Request(checked_name(prefix, "prefix"), dict(options))
     return BreakersPer(
         prefix,
-        lambda name: _instrumented(name, cast("dict[str, Any]", options), in_request=True),
+        lambda name: breaker_in_request(name, **options),
         default_registry,
         limit,
     )

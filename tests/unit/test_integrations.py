@@ -161,6 +161,15 @@ def test_a_breaker_that_somebody_made_by_hand_is_no_error_of_a_request() -> None
     assert hosts("a") is own
 
 
+def test_what_operators_set_is_no_error_of_a_request() -> None:
+    hosts = BoundedHosts("api", 10, {"open_for_max": 20.0})
+    bs.configure({"breakers": {"api:*": {"open_for": 60}}})
+    try:
+        assert hosts("a").policy == bs.Policy(open_for_max=20.0)
+    finally:
+        bs.configure({})
+
+
 def test_the_limit_holds_also_where_a_finaliser_makes_breakers_in_between(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -173,7 +182,7 @@ def test_the_limit_holds_also_where_a_finaliser_makes_breakers_in_between(
             hosts(again.pop())
         return real(name, **options)
 
-    monkeypatch.setattr(_http, "instrumented_breaker", interrupted)
+    monkeypatch.setattr(_http, "breaker_in_request", interrupted)
     assert hosts("c").name == "api:other"
     assert sorted(b.name for b in bs.breakers()) == ["api:a", "api:b", "api:other"]
 

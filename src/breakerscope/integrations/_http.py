@@ -17,8 +17,8 @@ from breakerscope.event_bus import default_bus
 from breakerscope.instrument import (
     BreakerOptions,
     Request,
+    breaker_in_request,
     breakers_per,
-    instrumented_breaker,
 )
 from breakerscope.registry import ContradictionError, check_same, default_registry, differences
 
@@ -131,7 +131,7 @@ class BoundedHosts:
         if breaker is None:
             if host != SHARED and self._is_full_locked(1):
                 return None
-            breaker = instrumented_breaker(name, **self._options)
+            breaker = breaker_in_request(name, **self._options)
             if host != SHARED and self._is_full_locked(0):
                 # A finaliser or a handler in between has made another one.
                 default_registry.remove(name)
