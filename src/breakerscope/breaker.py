@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ContextDecorator
 from typing import Any, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from breakerscope.core.classification import EVERY_EXCEPTION_FAILS, Classifier
-from breakerscope.core.clock import SYSTEM_CLOCK, Clock
+from breakerscope.core.clock import Clock, default_clock
 from breakerscope.core.controller import Controller
 from breakerscope.core.counters import DEFAULT_BUCKETS, checked_buckets
 from breakerscope.core.events import EventType, Outcome, State
@@ -94,7 +94,7 @@ class CircuitBreaker(Executor):
 
     def __init__(self, name: str, policy: Policy | None = None, **parts: Unpack[Parts]) -> None:
         checked_name(name)
-        clock = parts.get("clock", SYSTEM_CLOCK)
+        clock = parts.get("clock") or default_clock()
         bus = parts.get("bus", default_bus)
         controller = Controller(
             name,

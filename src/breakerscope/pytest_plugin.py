@@ -6,10 +6,32 @@ from collections.abc import Generator
 
 import pytest
 
+from breakerscope.core.clock import SYSTEM_CLOCK, set_default_clock
 from breakerscope.core.events import Event
 from breakerscope.event_bus import default_bus
 from breakerscope.registry import default_registry
-from breakerscope.testing import FakeClock, capture_events, strict_listeners
+from breakerscope.testing import BreakerTime, FakeClock, capture_events, strict_listeners
+
+SWITCH = "breakerscope_time"
+TIME = pytest.StashKey[BreakerTime]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The switch for `breaker_time`."""
+    parser.addini(SWITCH, "let the fixture breaker_time turn the time of breakers", type="bool")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before the modules of the tests are imported, and breakers with them."""
+    if config.getini(SWITCH):
+        config.stash[TIME] = BreakerTime()
+        set_default_clock(config.stash[TIME].clock)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Another run in this process begins as this one did."""
+    if TIME in config.stash:
+        set_default_clock(SYSTEM_CLOCK)
 
 
 @pytest.fixture
@@ -49,6 +71,25 @@ def reset_breakers() -> Generator[None, None, None]:
     yield
     for breaker in default_registry:
         breaker.reset("test")
+
+
+@pytest.fixture
+def breaker_time(request: pytest.FixtureRequest) -> Generator[BreakerTime, None, None]:
+    """The time of all breakers, also of those at module level: it stands still until the test
+    turns it. They are reset as by `reset_breakers`.
+
+    Needs `breakerscope_time = true` in the configuration of pytest: before any test module is
+    imported, breakers have to be given a clock that can be turned.
+    """
+    config = request.config
+    if TIME not in config.stash:
+        where = "pytest.ini" if config.inipath is None else config.inipath.name
+        raise pytest.UsageError(f"the fixture breaker_time needs {SWITCH} = true in {where}")
+    request.getfixturevalue("reset_breakers")
+    time = config.stash[TIME]
+    time.stop()
+    yield time
+    time.go_on()
 
 
 @pytest.fixture

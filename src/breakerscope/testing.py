@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar, overload
@@ -31,6 +32,45 @@ class FakeClock:
         self.wall += seconds
 
 
+class BreakerTime:
+    """The time of all breakers that a test can stop and turn: see the fixture `breaker_time`.
+
+    It runs until `stop`, and goes on from where it is: for a breaker no time ever goes back. One
+    thread at a time may turn it; breakers read it in any.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        self._stopped_at: float | None = None
+        self.clock = Clock(monotonic=self._monotonic, wall=self._wall)
+
+    def _monotonic(self) -> float:
+        stopped_at = self._stopped_at
+        return time.monotonic() + self._ahead if stopped_at is None else stopped_at
+
+    def _wall(self) -> float:
+        return time.time() - time.monotonic() + self._monotonic()
+
+    def stop(self) -> None:
+        """Stand still from now on."""
+        self._stopped_at = self._monotonic()
+
+    def advance(self, seconds: float) -> None:
+        """Turn it by so many seconds. Raises ValueError for a negative number."""
+        if not seconds >= 0:
+            raise ValueError(f"advance({seconds!r}): allowed are seconds, 0 or more")
+        if self._stopped_at is None:
+            self._ahead += seconds
+        else:
+            self._stopped_at += seconds
+
+    def go_on(self) -> None:
+        """Run again."""
+        if self._stopped_at is not None:
+            self._ahead = self._stopped_at - time.monotonic()
+            self._stopped_at = None
+
+
 def force_state(breaker: CircuitBreaker, state: State) -> None:
     """Put a breaker into a state, as if it had got there by itself, with an empty window.
 
@@ -46,6 +86,7 @@ def force_state(breaker: CircuitBreaker, state: State) -> None:
             "probe_failures": 0,
             "ramp_for": 0.0,
             "wait": breaker.policy.open_for,
+            "openings": 1,
             "base_wait": breaker.policy.open_for,
             "open_for": breaker.policy.open_for if state is State.OPEN else None,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -23,7 +24,7 @@ from breakerscope.core.events import (
 )
 from breakerscope.core.policy import Policy
 from breakerscope.event_bus import EventBus
-from breakerscope.testing import FakeClock, capture_events, force_state
+from breakerscope.testing import BreakerTime, FakeClock, capture_events, force_state
 from tests.unit.support import Boom, fail, fail_times, make_breaker, refused, succeed
 
 pytestmark = pytest.mark.usefixtures("fresh_breakers")
@@ -283,6 +284,70 @@ def test_the_fixtures_of_the_plugin(pytester: pytest.Pytester) -> None:
         """
     )
     pytester.runpytest_inprocess("-p", "no:randomly").assert_outcomes(passed=1)
+
+
+def test_the_time_of_breakers_at_module_level(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nbreakerscope_time = true")
+    pytester.makepyfile(
+        """
+        import time
+
+        import breakerscope as bs
+        import pytest
+
+        payments = bs.instrumented_breaker("of_the_module", consecutive_failures=1, open_for=3600.0)
+
+        @payments
+        def pay(amount):
+            return 1 / amount
+
+        @pytest.mark.parametrize("again", [1, 2])
+        def test_it_recovers(breaker_time, again):
+            with pytest.raises(ZeroDivisionError):
+                pay(0)
+            with pytest.raises(bs.CircuitBreakerOpenError) as refused:
+                pay(1)
+            assert refused.value.retry_after == 3600.0
+            breaker_time.advance(3599.0)
+            assert not payments.would_admit
+            at = payments.read().state_seconds[bs.State.OPEN]
+            assert (at % 3600.0) == 3599.0
+            breaker_time.advance(1.0)
+            assert pay(1) == 1.0
+            assert payments.state is bs.State.CLOSED
+
+        def test_it_runs_otherwise():
+            before = payments.read().state_seconds[bs.State.CLOSED]
+            time.sleep(0.001)
+            assert payments.read().state_seconds[bs.State.CLOSED] > before
+        """
+    )
+    pytester.runpytest_inprocess("-p", "no:randomly").assert_outcomes(passed=3)
+    assert bs.CircuitBreaker("x")._now is time.monotonic
+
+
+def test_the_time_of_breakers_has_to_be_asked_for(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]")
+    pytester.makepyfile("def test_one(breaker_time): ...")
+    result = pytester.runpytest_inprocess("-p", "no:randomly")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines("*breaker_time needs breakerscope_time = true in tox.ini*")
+
+
+def test_the_time_of_breakers_never_goes_back() -> None:
+    turned = BreakerTime()
+    before = turned.clock.monotonic()
+    turned.stop()
+    stopped, wall = turned.clock.monotonic(), turned.clock.wall()
+    turned.advance(60.0)
+    assert turned.clock.monotonic() == stopped + 60.0 >= before + 60.0
+    assert turned.clock.wall() == pytest.approx(wall + 60.0, abs=1.0)
+    turned.go_on()
+    turned.go_on()
+    turned.advance(60.0)
+    assert turned.clock.monotonic() >= stopped + 120.0
+    with pytest.raises(ValueError, match=r"advance\(-1\): allowed are seconds, 0 or more"):
+        turned.advance(-1)
 
 
 # -- Retry-After --------------------

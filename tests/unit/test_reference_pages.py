@@ -33,7 +33,7 @@ def directives() -> Counter[str]:
 
 def test_the_reference_has_every_public_name_once() -> None:
     source = Path(pytest_plugin.__file__).read_text()
-    of_tests = ["FakeClock", "capture_events", "force_state", "strict_listeners"]
+    of_tests = ["BreakerTime", "FakeClock", "capture_events", "force_state", "strict_listeners"]
     assert all(hasattr(testing, name) for name in of_tests)
     assert directives() == Counter(
         [

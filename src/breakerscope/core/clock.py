@@ -16,3 +16,15 @@ class Clock:
 
 
 SYSTEM_CLOCK = Clock()
+_default = SYSTEM_CLOCK
+
+
+def default_clock() -> Clock:
+    """The clock of a breaker that is given none."""
+    return _default
+
+
+def set_default_clock(clock: Clock) -> None:
+    """For tests: what breakers that are made from now on go by."""
+    global _default  # noqa: PLW0603 - one default a process
+    _default = clock
