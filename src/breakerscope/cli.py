@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -27,6 +28,7 @@ from breakerscope.reference import (
     metrics_page,
     read_catalogue,
 )
+from breakerscope.status import StatusError, read_statuses, table
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (DemoError, CatalogueFileError, MixinError) as error:
+    except (DemoError, CatalogueFileError, MixinError, StatusError) as error:
         print(f"breakerscope {arguments.command}: error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -90,6 +92,12 @@ def _export(arguments: argparse.Namespace) -> int:
 def _runbook(arguments: argparse.Namespace) -> int:
     print(runbook_text(arguments.alert), end="")
     return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    statuses = read_statuses(arguments.url)
+    print(table(statuses, time.time()), end="")
+    return int(any(status.refuses for status in statuses))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,6 +170,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     runbook.set_defaults(run=_runbook)
     runbook.add_argument("alert", metavar="ALERT", help="its name, with or without CircuitBreaker")
+    status = commands.add_parser(
+        "status",
+        help="which breakers are open now, since when and why",
+        description="Read the metrics of a service and print its breakers: state, since when, and"
+        " what has brought them there. Exit code 0 if all admit calls, 1 if one refuses them, 2 if"
+        " there are no such metrics.",
+    )
+    status.set_defaults(run=_status)
+    status.add_argument(
+        "url", metavar="URL", help="its metrics, such as http://localhost:8000/metrics"
+    )
     return parser
 
 
