@@ -113,7 +113,8 @@ def setup_telemetry(
 
     `otlp`: export by OTLP what the application has set no provider of its own for: all spans of the
     process, and log-based events and metrics where they are asked for. The standard `OTEL_…`
-    variables say where to; closing sends what waits.
+    variables say where to; closing sends what waits. So does SIGTERM, where nobody else handles it:
+    the process ends by it after up to five seconds more.
 
     A second call replaces the first set-up. Returns a handle to undo it. Thread-safe. Raises
     TelemetryError for a policy, route, limit, prefix or OTLP protocol that cannot be, LabelError,
@@ -147,6 +148,7 @@ def setup_telemetry(
                     otel_metrics=otel_metrics and meter_provider is None,
                 )
                 undo.append(exporting.shutdown)
+                _close_on_sigterm(undo, made)
                 meter_provider = meter_provider or exporting.meter_provider
             if otel_metrics:
                 _attach_otel_metrics(undo, meter_provider, settings)
@@ -219,6 +221,18 @@ def _export_by_otlp(*, log_events: bool, otel_metrics: bool) -> Otlp:
     except ImportError as error:
         raise MissingExtraError("otlp=True", str(error.name), "'breakerscope[otlp]'") from error
     return set_up(default_bus, log_events=log_events, otel_metrics=otel_metrics)
+
+
+def _close_on_sigterm(undo: Undo, telemetry: Telemetry) -> None:
+    from breakerscope.telemetry.termination import Termination
+
+    def close() -> None:
+        default_bus.flush(CLOSE_SECONDS)
+        telemetry.close()
+
+    termination = Termination(close)
+    undo.append(termination.undo)
+    termination.begin()
 
 
 def _attach_otel_metrics(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,11 @@ class Program:
         self._process.stdin.write(f"{times}\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
+
+    def terminate(self) -> int:
+        """End it by SIGTERM. Returns its exit code."""
+        self._process.terminate()
+        return self._process.wait(timeout=30)
 
     def close(self) -> None:
         """End it as a program ends; its telemetry is closed on the way."""
@@ -155,3 +161,20 @@ def test_a_receiver_that_dies_and_comes_back(otlp_receiver: OtlpReceiver, protoc
         assert running.call(0) == lost
         running.close()
     assert before + after + lost == asked
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the signal cannot be handled")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_waits_is_sent_before_sigterm_ends_the_process(
+    otlp_receiver: OtlpReceiver, protocol: str
+) -> None:
+    environment = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": url(otlp_receiver, protocol),
+        "OTEL_BSP_SCHEDULE_DELAY": "60000",
+    }
+    with program(environment) as running:
+        running.call(CALLS)
+        assert otlp_receiver.spans() == []
+        assert running.terminate() == -signal.SIGTERM
+    assert len(otlp_receiver.wait_for_spans(CALLS)) == CALLS
