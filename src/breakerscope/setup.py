@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from breakerscope.event_bus import default_bus
 from breakerscope.registry import default_registry
@@ -42,6 +42,8 @@ class Telemetry:
 
     def __init__(self, undo: Undo, *, logs: bool, metrics: bool, traces: str) -> None:
         self._undo = undo
+        self._busy = False
+        """Whether a frame of the thread that has the lock sets this up or closes it."""
         self.logs = logs
         self.metrics = metrics
         self.traces = traces
@@ -49,17 +51,24 @@ class Telemetry:
 
     def close(self) -> None:
         """Undo everything, after the last log lines were written. Closing twice is harmless."""
-        global _telemetry  # noqa: PLW0603 - one set-up a process, as one registry
+        nested = _lock._is_owned()
         with _lock:
+            if nested and self._busy:
+                # A finaliser or a handler in the middle of it: the frame below goes on.
+                return
             self._undo_locked()
-            if _telemetry is self:
-                _telemetry = None
+            if self in _open:
+                _open.remove(self)
 
     def _undo_locked(self) -> None:
         """Each step can be done twice: one that was interrupted is done again by the next close."""
-        while self._undo:
-            self._undo[-1]()
-            self._undo.pop()
+        self._busy = True
+        try:
+            while self._undo:
+                self._undo[-1]()
+                self._undo.pop()
+        finally:
+            self._busy = False
 
     def __enter__(self) -> Self:
         return self
@@ -68,8 +77,9 @@ class Telemetry:
         self.close()
 
 
-_lock = threading.RLock()
-_telemetry: Telemetry | None = None
+_lock: Any = threading.RLock()
+_open: list[Telemetry] = []
+"""One, as a rule; more only while one takes the place of another, or where that was interrupted."""
 _settings = MetricsSettings()
 _was_set_up = False
 
@@ -121,7 +131,7 @@ def setup_telemetry(
     LogSettingsError, DuplicateMetricError for a clash of metric names, MultiprocessError, and
     MissingExtraError where a library is missing or too old.
     """
-    global _telemetry, _was_set_up, _settings  # noqa: PLW0603 - one set-up a process
+    global _was_set_up, _settings
     from breakerscope.telemetry.log_settings import LogSettings
 
     span_policy = _span_policy(traces)
@@ -134,12 +144,12 @@ def setup_telemetry(
     log_settings = LogSettings(log_levels, log_sampling, rejections_every=log_rejections_every)
     otel_metrics = otel_metrics or meter_provider is not None
     with _lock:
-        if _telemetry is not None:
-            _telemetry.close()
+        _close_locked(_open.copy())
         undo: Undo = []
         made = Telemetry(undo, logs=logs, metrics=metrics, traces=span_policy)
+        made._busy = True
         # From here on the next set-up undoes it, should an interrupt come in before the end.
-        _telemetry = made
+        _open.append(made)
         try:
             exporting = None
             if otlp:
@@ -162,10 +172,20 @@ def setup_telemetry(
             if logs:
                 _attach_logs(undo, log_settings)
         except BaseException:
+            made._busy = False
             made.close()
             raise
+        finally:
+            made._busy = False
+        # A finaliser or a handler in between may have set up another one.
+        _close_locked([other for other in _open if other is not made])
         _was_set_up, _settings = True, settings
         return made
+
+
+def _close_locked(handles: list[Telemetry]) -> None:
+    for handle in handles:
+        handle.close()
 
 
 def set_up_once() -> None:
@@ -187,7 +207,7 @@ def flush(timeout: float = 5.0) -> bool:
     In prometheus_client's multiprocess mode this also brings the metrics of this process up to
     date.
     """
-    if (telemetry := _telemetry) is not None:
+    for telemetry in _open.copy():
         telemetry._flush_metrics()
     return default_bus.flush(timeout)
 

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterator
 from io import StringIO
+from typing import Any
 
 import pytest
 import structlog
@@ -21,7 +22,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 import breakerscope as bs
 from breakerscope import catalogue
 from breakerscope.catalogue import Attribute
-from breakerscope.telemetry.metrics import DuplicateMetricError
+from breakerscope.event_bus import default_bus
+from breakerscope.telemetry.metrics import BreakerCollector, DuplicateMetricError
 from tests.unit.support import Boom, fail, fail_times, succeed
 
 pytestmark = pytest.mark.usefixtures("fresh_breakers")
@@ -353,3 +355,29 @@ def test_closing_leaves_the_process_as_before() -> None:
     with pytest.raises(bs.CircuitBreakerOpenError):
         breaker.call(fail)
     bs.remove_breaker(NAME)
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_finaliser_that_sets_up_in_the_middle_of_a_set_up(
+    closes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """prometheus_client holds its lock while it asks our collector for the names. The one below
+    ends later, so it is the one that stays.
+    """
+    real, between = BreakerCollector.describe, list[bs.Telemetry]()
+
+    def describe(self: BreakerCollector) -> Any:
+        monkeypatch.setattr(BreakerCollector, "describe", real)
+        between.append(bs.setup_telemetry(registry=CollectorRegistry(), logs=False))
+        if closes:
+            between[0].close()
+        return real(self)
+
+    monkeypatch.setattr(BreakerCollector, "describe", describe)
+    registry = CollectorRegistry()
+    before = default_bus._subscriptions
+    with bs.setup_telemetry(registry=registry, logs=False, traces="all"):
+        assert len(between) == 1
+        assert len(default_bus._subscriptions) == len(before) + 1
+        assert b"circuit_breaker_state" in generate_latest(registry)
+    assert default_bus._subscriptions == before

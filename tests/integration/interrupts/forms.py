@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 import breakerscope as bs
+from breakerscope.config import read_toml
 from breakerscope.testing import force_state
 from tests.integration.interrupts.world import Boom, Service, World, drive
 
@@ -469,6 +470,9 @@ def _breakers_per(world: World) -> Round:
 def _configure(world: World) -> Round:
     file = world.folder / "breakers.toml"
     file.write_text("[breakers.configured]\nopen_for = 4.0\n", encoding="utf-8")
+    # What this imports at its first use is there from now on: where an interrupt hits an import,
+    # CPython 3.11 can lose a lock of its own.
+    read_toml(file)
 
     def round_of_configure() -> None:
         if world.chance.random() < 0.3:
