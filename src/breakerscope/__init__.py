@@ -24,7 +24,7 @@ from breakerscope.core.events import (
 )
 from breakerscope.core.guard import Exchange, Guard
 from breakerscope.core.policy import Policy, PolicyError
-from breakerscope.core.reading import Reading
+from breakerscope.core.reading import Reading, WatchedBreaker
 from breakerscope.core.transitions import Figures
 from breakerscope.event_bus import Subscription, is_active, set_active
 from breakerscope.fallback import FallbackError
@@ -107,6 +107,7 @@ __all__ = [
     "SubscriptionError",
     "Telemetry",
     "TelemetryError",
+    "WatchedBreaker",
     "astream",
     "breakers",
     "breakers_per",

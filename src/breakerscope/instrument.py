@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ContextDecorator
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, overload
 
 from breakerscope.breaker import CircuitBreaker, Options
 from breakerscope.configuration import Configuration
@@ -23,6 +23,7 @@ from breakerscope.core.classification import (
 from breakerscope.core.counters import DEFAULT_BUCKETS, checked_buckets
 from breakerscope.core.events import EventType
 from breakerscope.core.policy import Policy
+from breakerscope.core.reading import WatchedBreaker
 from breakerscope.event_bus import Subscription, default_bus
 from breakerscope.names import checked_name, nearest
 from breakerscope.per_key import DEFAULT_LIMIT, BreakersPer
@@ -228,9 +229,17 @@ def get_breaker(name: str) -> CircuitBreaker | None:
     return default_registry.get(name)
 
 
-def breakers() -> list[CircuitBreaker]:
-    """All breakers made by `instrumented_breaker` and not removed. A copy; thread-safe."""
-    return list(default_registry)
+@overload
+def breakers() -> list[CircuitBreaker]: ...
+@overload
+def breakers(*, bridged: bool) -> list[WatchedBreaker]: ...
+def breakers(*, bridged: bool = False) -> list[CircuitBreaker] | list[WatchedBreaker]:
+    """All breakers made by `instrumented_breaker` and not removed. A copy; thread-safe.
+
+    `bridged`: those of other libraries as well that are bridged. They can be read, and no more: it
+    is their own library that decides.
+    """
+    return default_registry.shown() if bridged else list(default_registry)
 
 
 def remove_breaker(name: str) -> CircuitBreaker | None:

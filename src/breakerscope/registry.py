@@ -13,7 +13,7 @@ from weakref import ref
 
 from breakerscope.breaker import CircuitBreaker, Requested
 from breakerscope.core.policy import Policy
-from breakerscope.core.reading import Source
+from breakerscope.core.reading import WatchedBreaker
 
 
 class ContradictionError(ValueError):
@@ -29,7 +29,7 @@ class Registry:
         # A finaliser or a signal handler may come here in the middle of any of these methods.
         self._lock = threading.RLock()
         self._breakers: dict[str, CircuitBreaker] = {}
-        self._bridged: dict[str, tuple[Source, ref[object]]] = {}
+        self._bridged: dict[str, tuple[WatchedBreaker, ref[object]]] = {}
 
     def get(self, name: str) -> CircuitBreaker | None:
         """The breaker with this name, or None."""
@@ -59,7 +59,7 @@ class Registry:
         with self._lock:
             self._breakers.clear()
 
-    def bridge(self, source: Source, owner: object) -> None:
+    def bridge(self, source: WatchedBreaker, owner: object) -> None:
         """Show a breaker of another library, as long as somebody keeps its owner. Raises
         ContradictionError if its name is taken.
         """
@@ -70,18 +70,18 @@ class Registry:
                 raise _taken(source.name, "another bridged breaker")
             self._bridged = {**self._bridged, source.name: (source, ref(owner))}
 
-    def unbridge(self, source: Source) -> None:
+    def unbridge(self, source: WatchedBreaker) -> None:
         """Forget a bridged breaker, and with it its series in the metrics."""
         with self._lock:
             kept = {n: pair for n, pair in self._bridged.items() if pair[0] is not source}
             self._bridged = kept
 
-    def shown(self) -> list[Source]:
+    def shown(self) -> list[WatchedBreaker]:
         """All that have series in the metrics: the breakers, and the bridged ones."""
         with self._lock:
             return [*self, *self._still_bridged().values()]
 
-    def _still_bridged(self) -> dict[str, Source]:
+    def _still_bridged(self) -> dict[str, WatchedBreaker]:
         """Looked through when asked: an owner may go at any moment, also under this lock. The
         dictionary is replaced and never changed, so it can be gone through at any moment.
         """

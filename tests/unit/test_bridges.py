@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
+import pybreaker
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -27,6 +28,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 
+import breakerscope as bs
 from breakerscope import (
     CallRejected,
     CallSettled,
@@ -795,3 +797,18 @@ def test_to_import_the_bridges_imports_no_library() -> None:
 
 def test_all_libraries_are_tested() -> None:
     assert {kind.library for kind in KINDS} == set(LIBRARIES)
+
+
+def test_bridged_breakers_are_listed_where_they_are_asked_for(fresh_breakers: None) -> None:
+    own = bs.instrumented_breaker("own")
+    stock = pybreaker.CircuitBreaker(fail_max=1)
+    bridge = bridges.pybreaker.attach(stock, name="stock")
+    try:
+        assert bs.breakers() == [own]
+        assert [each.name for each in bs.breakers(bridged=True)] == ["own", "stock"]
+        with pytest.raises(pybreaker.CircuitBreakerError):
+            stock.call(lambda: 1 / 0)
+        assert [each.read().state for each in bs.breakers(bridged=True)] == ["closed", "open"]
+    finally:
+        bridge.close()
+    assert bs.breakers(bridged=True) == [own]

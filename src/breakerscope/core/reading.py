@@ -67,8 +67,10 @@ class Reading:
         return settled | {Outcome.REJECTED: self.rejected}
 
 
-class Source(Protocol):
-    """What has series of its own in the metrics: a breaker of ours, or a bridged one."""
+class WatchedBreaker(Protocol):
+    """What has series in the metrics: a `CircuitBreaker`, or a bridged breaker of another library.
+    Thread-safe.
+    """
 
     @property
     def name(self) -> str:

@@ -30,7 +30,7 @@ from breakerscope.core.events import (
     State,
     StateChanged,
 )
-from breakerscope.core.reading import Source
+from breakerscope.core.reading import WatchedBreaker
 from breakerscope.event_bus import EventBus, Subscription
 from breakerscope.names import readable
 from breakerscope.telemetry.log_settings import OFF, LogLevel, LogSettings
@@ -85,7 +85,7 @@ class Attached:
         self._subscription = subscription
         self._writer = writer
 
-    def close(self, breakers: Iterable[Source], wait: float) -> None:
+    def close(self, breakers: Iterable[WatchedBreaker], wait: float) -> None:
         """Stop, after the lines of what has happened so far, and the last ones about rejections.
 
         Waits up to `wait` seconds for them. Closing twice is harmless.
@@ -168,7 +168,7 @@ class _Writer:
             }
         self._write(self._settings.level(LogEvent.CALL_REJECTED), LogEvent.CALL_REJECTED, keys)
 
-    def finish(self, breakers: Iterable[Source]) -> None:
+    def finish(self, breakers: Iterable[WatchedBreaker]) -> None:
         """What no line has told yet of the rejections of these breakers."""
         for breaker in breakers:
             reading = breaker.read()

@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from breakerscope import catalogue
 from breakerscope.catalogue import Metric
-from breakerscope.core.reading import Reading, Source
+from breakerscope.core.reading import Reading, WatchedBreaker
 from breakerscope.event_bus import EventBus
 from breakerscope.names import OTHER, escaped
 from breakerscope.registry import Registry
@@ -107,7 +107,7 @@ class BreakerCollector:
         self._settings = settings
         self._layout = Layout(PARTS, settings.prefix)
         # Not a WeakKeyDictionary: a finaliser that scrapes must not disturb who goes through it.
-        self._shown: dict[Source, tuple[Columns, list[list[Sample]]]] = {}
+        self._shown: dict[WatchedBreaker, tuple[Columns, list[list[Sample]]]] = {}
         self.start_over_after_fork()
         _collectors.add(self)
 
@@ -159,7 +159,7 @@ class BreakerCollector:
             ]
         return families
 
-    def _divide(self) -> tuple[list[Source], list[Exception]]:
+    def _divide(self) -> tuple[list[WatchedBreaker], list[Exception]]:
         """The breakers with series of their own. The others are added to their sum; what went wrong
         there comes second.
 
@@ -169,8 +169,8 @@ class BreakerCollector:
             breakers = self._breakers.shown()
             for gone in set(self._shown) - set(breakers):
                 self._shown.pop(gone, None)
-            own: list[Source] = []
-            others: list[Source] = []
+            own: list[WatchedBreaker] = []
+            others: list[WatchedBreaker] = []
             room = self._settings.max_breakers - len(self._shown)
             for breaker in breakers:
                 fits = room > 0 and breaker.name != OTHER and breaker not in self._others
@@ -180,7 +180,7 @@ class BreakerCollector:
                 (own if breaker in self._shown else others).append(breaker)
             return own, self._others.update(others)
 
-    def _samples(self, breaker: Source) -> list[list[Sample]]:
+    def _samples(self, breaker: WatchedBreaker) -> list[list[Sample]]:
         """All samples of a breaker, by part; those that say what they said before are the same."""
         from prometheus_client.samples import Sample
 

@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from breakerscope.catalogue import BREAKER, LISTENER, Kind, Metric
 from breakerscope.core.counters import DEFAULT_BUCKETS, Durations
-from breakerscope.core.reading import Reading, Source
+from breakerscope.core.reading import Reading, WatchedBreaker
 from breakerscope.event_bus import EventBus
 from breakerscope.names import OTHER, escaped, is_utf8
 from breakerscope.telemetry.series import Layout, shape_of
@@ -102,17 +102,17 @@ class Totals(Generic[C]):
         self._warned = False
         self._updating = False
         self._names: set[str] = set()
-        self._entries: dict[Source, _Entry[C]] = {}
+        self._entries: dict[WatchedBreaker, _Entry[C]] = {}
         self._listeners: dict[tuple[str, str], float] = {}
         self._cells: dict[tuple[str, tuple[str, ...]], _Series[C]] = {}
 
-    def __contains__(self, breaker: Source) -> bool:
+    def __contains__(self, breaker: WatchedBreaker) -> bool:
         return breaker in self._entries
 
     def __iter__(self) -> Iterator[C]:
         return iter([series.cell for series in self._cells.values()])
 
-    def update(self, breakers: Collection[Source]) -> list[Exception]:
+    def update(self, breakers: Collection[WatchedBreaker]) -> list[Exception]:
         """Read these breakers, and for the last time those that were here before and are gone.
 
         Returns what went wrong: a breaker that cannot be read or written now takes nothing from the
@@ -166,7 +166,7 @@ class Totals(Generic[C]):
 
     # -- one breaker -------------------------------------------------------------------------------
 
-    def _add(self, breaker: Source, reading: Reading) -> None:
+    def _add(self, breaker: WatchedBreaker, reading: Reading) -> None:
         entry = self._entries.get(breaker)
         if entry is None:
             entry = self._entries[breaker] = self._enter(breaker)
@@ -188,7 +188,7 @@ class Totals(Generic[C]):
             if values != last:
                 _write(cells, last, values, adds_up=part.adds_up)
 
-    def _enter(self, breaker: Source) -> _Entry[C]:
+    def _enter(self, breaker: WatchedBreaker) -> _Entry[C]:
         name = breaker.name
         if name != OTHER and (name in self._names or len(self._names) < self.room):
             labels = labels_of(breaker, self.settings.labels)
@@ -245,7 +245,7 @@ def count_errors(bus: EventBus, errors: list[Exception]) -> None:
     errors.clear()
 
 
-def labels_of(breaker: Source, labels: Mapping[str, str]) -> dict[str, str]:
+def labels_of(breaker: WatchedBreaker, labels: Mapping[str, str]) -> dict[str, str]:
     """The labels of all series of a breaker; `labels` are those of the set-up.
 
     Raises LabelError for a value that would end the scrape of all breakers.
