@@ -24,7 +24,7 @@ from breakerscope import catalogue
 from breakerscope.catalogue import Kind
 from breakerscope.event_bus import EventBus
 from breakerscope.registry import Registry
-from breakerscope.telemetry.multiprocess_files import OwnFiles, checked_folder
+from breakerscope.telemetry.multiprocess_files import OwnFiles
 from breakerscope.telemetry.series import PARTS_TO_MERGE, Layout
 from breakerscope.telemetry.settings import MetricsSettings
 from breakerscope.telemetry.totals import COUNTED_AS, Place, Totals, count_errors
@@ -45,7 +45,6 @@ def is_on() -> bool:
 
 def attach(breakers: Registry, bus: EventBus, settings: MetricsSettings) -> Pusher:
     """Begin to push. Raises MultiprocessError if there is no folder for the files."""
-    checked_folder()
     return Pusher(breakers, bus, _totals_for(settings))
 
 
@@ -58,6 +57,7 @@ class Pusher:
         self._breakers = breakers
         self._bus = bus
         self._totals = totals
+        self._files = OwnFiles()
         self.push()
         self._begin()
         _pushers.add(self)
@@ -65,7 +65,6 @@ class Pusher:
 
     def _begin(self) -> None:
         self._stop = threading.Event()
-        self._files = OwnFiles()
         self._thread = threading.Thread(
             target=self._run, args=(self._stop,), name="breakerscope-metrics", daemon=True
         )

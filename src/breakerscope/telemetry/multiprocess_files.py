@@ -68,20 +68,24 @@ def _is_running(process: int) -> bool:
 
 
 class OwnFiles:
-    """Sees whether somebody has removed the files of this process while it runs."""
+    """Sees whether somebody has removed the files of this process while it runs. Raises
+    MultiprocessError if there is no folder for them.
+    """
 
     def __init__(self) -> None:
-        self._path = checked_folder() / f"counter_{os.getpid()}.db"
-        self._were_there = False
+        self._folder = checked_folder()
+        self._seen: Path | None = None
 
     def look(self) -> None:
-        """Log it once if they are gone."""
-        if self._path.exists():
-            self._were_there = True
-        elif self._were_there:
-            self._were_there = False
+        """Log it once if they are gone. Raises nothing."""
+        # Asked each time: this may be a forked child.
+        path = self._folder / f"counter_{os.getpid()}.db"
+        if os.path.exists(path):  # noqa: PTH110 - that of a path can raise
+            self._seen = path
+        elif self._seen == path:
+            self._seen = None
             _log.error(
                 "somebody has removed %s while this process runs: its metrics are lost until it"
                 " starts again; remove_dead_files() leaves the files of running processes alone",
-                self._path,
+                path,
             )
