@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere it cannot 
 def ended(program: str) -> tuple[int, str]:
     """The exit code of a program that is ended by SIGTERM, and what it printed."""
     head = "import os, signal, threading\nfrom breakerscope.telemetry import termination\n"
-    tail = "\nos.kill(os.getpid(), signal.SIGTERM)\nprint('went on', flush=True)\n"
+    tail = "\nsignal.raise_signal(signal.SIGTERM)\nprint('went on', flush=True)\n"
     done = subprocess.run(
         [sys.executable, "-c", head + program + tail],
         capture_output=True,
@@ -48,6 +48,8 @@ BEGUN = "it = termination.Termination(lambda: print('closed', flush=True)); it.b
         # Somebody else handles it, before or later.
         (f"signal.signal(signal.SIGTERM, lambda *_: os._exit(3)); {BEGUN}", 3, ""),
         (f"{BEGUN}; signal.signal(signal.SIGTERM, lambda *_: os._exit(3)); it.undo()", 3, ""),
+        # The first process of a container is not ended by what it leaves alone.
+        (f"termination.os.kill = lambda *_: None; {BEGUN}", 128 + signal.SIGTERM, "closed\n"),
         # What never ends is waited for so long, and no longer.
         (
             "termination.CLOSE_SECONDS = 0.1;"
