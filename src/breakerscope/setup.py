@@ -42,6 +42,8 @@ class Telemetry:
 
     def __init__(self, undo: Undo, *, logs: bool, metrics: bool, traces: str) -> None:
         self._undo = undo
+        self._begun: Callable[[], object] | None = None
+        """The step of undoing that was begun last."""
         self._busy = False
         """Whether a frame of the thread that has the lock sets this up or closes it."""
         self.logs = logs
@@ -61,12 +63,20 @@ class Telemetry:
                 _open.remove(self)
 
     def _undo_locked(self) -> None:
-        """Each step can be done twice: one that was interrupted is done again by the next close."""
+        """Each step can be done twice: one that was interrupted is done again by the next close.
+        But not a third time: one that always raises must not be in the way of set-ups to come.
+        """
         self._busy = True
         try:
             while self._undo:
-                self._undo[-1]()
-                self._undo.pop()
+                step = self._undo[-1]
+                if step is self._begun:
+                    self._undo.pop()
+                    step()
+                else:
+                    self._begun = step
+                    step()
+                    self._undo.pop()
         finally:
             self._busy = False
 

@@ -381,3 +381,18 @@ def test_a_finaliser_that_sets_up_in_the_middle_of_a_set_up(
         assert len(default_bus._subscriptions) == len(before) + 1
         assert b"circuit_breaker_state" in generate_latest(registry)
     assert default_bus._subscriptions == before
+
+
+def test_a_registry_that_takes_nothing_back_is_not_in_the_way_for_ever() -> None:
+    class Stubborn(CollectorRegistry):
+        def unregister(self, collector: Any) -> None:
+            raise RuntimeError("no")
+
+    before = default_bus._subscriptions
+    telemetry = bs.setup_telemetry(registry=Stubborn(), logs=False)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no"):
+            telemetry.close()
+    telemetry.close()
+    bs.setup_telemetry(registry=CollectorRegistry(), logs=False).close()
+    assert default_bus._subscriptions == before
